@@ -1,0 +1,191 @@
+//! All configuration: one commented file of defaults, a file over it, the
+//! environment over both. Every fault is reported at once.
+
+use serde::Deserialize;
+
+use crate::domain::Redacted;
+
+/// Text that must not be printed.
+pub type Secret = Redacted<String>;
+
+/// The whole configuration; meaning, unit and default of each key stand in
+/// `config/default.toml`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub kafka: Kafka,
+    pub registry: Registry,
+    pub postgres: Postgres,
+    pub processor: Processor,
+    pub plan: Plan,
+    pub retry: Retry,
+    pub sms: Sms,
+    pub email: Email,
+    pub push: Push,
+    pub workers: Workers,
+    pub app: App,
+    pub metrics: Metrics,
+    pub log: Log,
+    pub shutdown: Shutdown,
+}
+
+/// `[kafka]`
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    pub bootstrap_servers: String,
+    pub topic_prefix: String,
+    pub security_protocol: String,
+    pub sasl_mechanism: String,
+    pub sasl_username: String,
+    pub sasl_password: Secret,
+    pub ssl_ca_file: String,
+    pub replication_factor: i32,
+    pub min_insync_replicas: i32,
+    pub produce_timeout_ms: u64,
+}
+
+/// `[registry]`
+#[derive(Debug, Clone)]
+pub struct Registry {
+    pub url: String,
+    pub username: String,
+    pub password: Secret,
+    pub timeout_ms: u64,
+}
+
+/// `[postgres]`
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    pub url: Secret,
+    pub pool_size: usize,
+    pub pool_wait_timeout_ms: u64,
+    pub connect_timeout_ms: u64,
+    pub statement_timeout_ms: u64,
+}
+
+/// `[processor]`
+#[derive(Debug, Clone)]
+pub struct Processor {
+    pub queue_max_records: usize,
+    pub queue_max_bytes: usize,
+    pub window_max_records: usize,
+    pub in_flight_max: usize,
+    pub batch_max_records: usize,
+    pub batch_linger_ms: u64,
+    pub claim_shards: usize,
+    pub record_lanes: usize,
+    pub lease_ms: u64,
+    pub commit_interval_ms: u64,
+    pub commit_every_records: u64,
+    pub drain_timeout_ms: u64,
+    pub close_timeout_ms: u64,
+    pub slot_deadline_ms: u64,
+    pub session_timeout_ms: u64,
+    pub heartbeat_interval_ms: u64,
+    pub max_poll_interval_ms: u64,
+    pub unavailable_backoff_initial_ms: u64,
+    pub unavailable_backoff_max_ms: u64,
+    pub breaker_consecutive_rejects: u64,
+    pub breaker_ratio_percent: u64,
+    pub breaker_window_records: usize,
+    pub payload_max_bytes: usize,
+}
+
+/// `[plan]`
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub portal_url: String,
+    pub contact_phone: String,
+    pub sender_name: String,
+    pub default_locale: String,
+    pub default_time_zone: String,
+    pub quiet_hours_start: String,
+    pub quiet_hours_end: String,
+    pub default_channels: Vec<String>,
+    pub test_result_expiry_ms: u64,
+    pub appointment_expiry_ms: u64,
+    pub general_expiry_ms: u64,
+    pub campaign_expiry_ms: u64,
+}
+
+/// `[retry]`
+#[derive(Debug, Clone)]
+pub struct Retry {
+    pub initial_ms: u64,
+    pub max_ms: u64,
+    pub give_up_after_ms: u64,
+    pub outcome_unknown_deadline_ms: u64,
+}
+
+/// `[sms]`
+#[derive(Debug, Clone)]
+pub struct Sms {
+    pub enabled: bool,
+    pub base_url: String,
+    pub account_sid: String,
+    pub auth_token: Secret,
+    pub from_number: String,
+    pub status_callback_base_url: String,
+    pub timeout_ms: u64,
+    pub concurrency: usize,
+}
+
+/// `[email]`
+#[derive(Debug, Clone)]
+pub struct Email {
+    pub enabled: bool,
+    pub smtp_host: String,
+    pub smtp_port: u16,
+    pub smtp_tls: String,
+    pub username: String,
+    pub password: Secret,
+    pub from_address: String,
+    pub message_id_domain: String,
+    pub timeout_ms: u64,
+    pub concurrency: usize,
+}
+
+/// `[push]`
+#[derive(Debug, Clone)]
+pub struct Push {
+    pub enabled: bool,
+    pub base_url: String,
+    pub project_id: String,
+    pub service_account_file: String,
+    pub timeout_ms: u64,
+    pub concurrency: usize,
+}
+
+/// `[workers]`
+#[derive(Debug, Clone)]
+pub struct Workers {
+    pub poll_interval_ms: u64,
+    pub batch_max_rows: usize,
+    pub in_flight_max: usize,
+}
+
+/// `[app]`
+#[derive(Debug, Clone)]
+pub struct App {
+    pub listen: String,
+    pub request_max_bytes: usize,
+    pub concurrency: usize,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub listen: String,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct Log {
+    pub format: String,
+    pub filter: String,
+}
+
+/// `[shutdown]`
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    pub timeout_ms: u64,
+}

@@ -1,0 +1,73 @@
+//! The outside: SMS, e-mail and push providers, and the words that they carry.
+//!
+//! A provider is an enum, not a trait: there are three, and tests use stub
+//! servers that speak the real protocols.
+
+use std::time::Duration;
+
+use crate::domain::{Channel, DeliveryId, Reason, Redacted};
+
+/// What goes to a provider. One delivery, one attempt group: within a group the
+/// provider sees the same key, so that a repeat can be recognised.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Which delivery.
+    pub delivery_id: DeliveryId,
+    /// Grows when a repeat is known to be a new attempt, not the same one.
+    pub attempt_group: i32,
+    /// Phone number, mailbox or device token.
+    pub address: Redacted<String>,
+    /// What the recipient reads.
+    pub content: Content,
+}
+
+/// Words of a message, by channel.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// At most 160 GSM-7 characters.
+    Sms { body: Redacted<String> },
+    /// Plain text and HTML.
+    Email { subject: Redacted<String>, text: Redacted<String>, html: Redacted<String> },
+    /// What a lock screen may show: nothing that says why.
+    Push { title: Redacted<String>, body: Redacted<String>, link: String },
+}
+
+impl Content {
+    /// The channel that carries it.
+    #[must_use]
+    pub const fn channel(&self) -> Channel {
+        match self {
+            Self::Sms { .. } => Channel::Sms,
+            Self::Email { .. } => Channel::Email,
+            Self::Push { .. } => Channel::Push,
+        }
+    }
+}
+
+/// What came of one call to a provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SendOutcome {
+    /// The provider has it.
+    Sent { provider_message_id: String },
+    /// Never on this address.
+    Permanent(Reason),
+    /// Not now; certainly not sent. `after`: the provider's own wish.
+    Transient { reason: Reason, after: Option<Duration> },
+    /// Asked to slow down; certainly not sent, and not an attempt.
+    Throttled { after: Duration },
+    /// The bytes left and no answer came: it may have been sent.
+    Ambiguous(Reason),
+}
+
+/// What a provider's own records say of an unknown outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookUp {
+    /// It was sent, under this id.
+    Found { provider_message_id: String },
+    /// It was not sent.
+    NotFound,
+    /// This provider cannot be asked.
+    Unsupported,
+    /// It can, but not now.
+    Unavailable(Reason),
+}

@@ -1,0 +1,171 @@
+//! Identifiers. A notification's id is derived from its meaning, so that the
+//! same meaning always meets the same claim row.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use super::notification::{Channel, Purpose};
+
+/// Name space of every id that this system derives (UUIDv5, RFC 9562 §5.5).
+const NAMESPACE: Uuid = Uuid::from_u128(0x6f0c_4a52_5a0e_5d0b_9b1e_3f61_7d52_c0aa);
+
+/// UUIDv5 over length-prefixed parts, so that ("ab","c") and ("a","bc") differ.
+fn derive(kind: &str, parts: &[&[u8]]) -> Uuid {
+    let mut name = Vec::with_capacity(64);
+    for part in std::iter::once(&kind.as_bytes()).chain(parts) {
+        name.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        name.extend_from_slice(part);
+    }
+    Uuid::new_v5(&NAMESPACE, &name)
+}
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub Uuid);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+uuid_id! {
+    /// One message to one recipient about one thing.
+    NotificationId
+}
+uuid_id! {
+    /// One attempt chain of a notification on one channel.
+    DeliveryId
+}
+uuid_id! {
+    /// The patient or a proxy.
+    RecipientId
+}
+
+/// The portal's identifier of a patient: opaque, 1 to 64 characters of
+/// `A-Z a-z 0-9 . _ : -`. It is a record key, so it must not be a name or a number
+/// that means something outside the portal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PatientId(String);
+
+impl PatientId {
+    /// Longest identifier, in characters.
+    pub const MAX_CHARS: usize = 64;
+
+    /// Checks and wraps an identifier; `None` when it is empty, too long or has
+    /// other characters than [`PatientId`] allows.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        is_opaque(text).then(|| Self(text.to_owned()))
+    }
+
+    /// The identifier as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// True for 1 to 64 characters of `A-Z a-z 0-9 . _ : -`: the form of every
+/// identifier that comes from outside.
+#[must_use]
+pub fn is_opaque(text: &str) -> bool {
+    (1..=PatientId::MAX_CHARS).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
+}
+
+impl RecipientId {
+    /// The recipient whose identifier in the portal is `external_id`.
+    #[must_use]
+    pub fn from_external(external_id: &str) -> Self {
+        Self(derive("recipient", &[external_id.as_bytes()]))
+    }
+}
+
+impl NotificationId {
+    /// A test result: one notification a result, version, recipient and purpose.
+    #[must_use]
+    pub fn for_result(result_id: &str, version: i32, recipient: RecipientId) -> Self {
+        Self(derive(
+            "result",
+            &[
+                result_id.as_bytes(),
+                &version.to_be_bytes(),
+                recipient.0.as_bytes(),
+                Purpose::TestResult.as_str().as_bytes(),
+            ],
+        ))
+    }
+
+    /// A request: one notification a caller and idempotency key.
+    #[must_use]
+    pub fn for_request(caller: &str, idempotency_key: &str) -> Self {
+        Self(derive("request", &[caller.as_bytes(), idempotency_key.as_bytes()]))
+    }
+}
+
+impl DeliveryId {
+    /// The delivery of a notification on a channel.
+    #[must_use]
+    pub fn for_channel(notification: NotificationId, channel: Channel) -> Self {
+        Self(derive("delivery", &[notification.0.as_bytes(), channel.as_str().as_bytes()]))
+    }
+
+    /// Eleven URL-safe characters (64 bits of the id) that stand in the link of
+    /// a message, so that a provider's log can be searched for it.
+    #[must_use]
+    pub fn short_code(self) -> String {
+        const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        let (mut rest, _) = self.0.as_u64_pair();
+        let mut code = [b'0'; 11];
+        for slot in code.iter_mut().rev() {
+            *slot = DIGITS[(rest % 62) as usize];
+            rest /= 62;
+        }
+        code.iter().map(|&b| char::from(b)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_meaning_gives_the_same_id_and_another_meaning_another() {
+        let recipient = RecipientId::from_external("rcp-1");
+        let first = NotificationId::for_result("res-1", 1, recipient);
+        assert_eq!(first, NotificationId::for_result("res-1", 1, recipient));
+        assert_ne!(first, NotificationId::for_result("res-1", 2, recipient));
+        assert_ne!(first, NotificationId::for_result("res-11", 1, recipient));
+        assert_ne!(first, NotificationId::for_request("res-1", "1"));
+    }
+
+    #[test]
+    fn parts_do_not_run_into_each_other() {
+        assert_ne!(
+            NotificationId::for_request("ab", "c"),
+            NotificationId::for_request("a", "bc")
+        );
+    }
+
+    #[test]
+    fn a_short_code_is_eleven_url_safe_characters() {
+        let delivery = DeliveryId::for_channel(NotificationId(Uuid::from_u128(7)), Channel::Sms);
+        let code = delivery.short_code();
+        assert_eq!(code.len(), 11);
+        assert!(code.bytes().all(|b| b.is_ascii_alphanumeric()));
+    }
+
+    #[test]
+    fn patient_ids_are_checked() {
+        assert!(PatientId::parse("pat-000001").is_some());
+        assert!(PatientId::parse("").is_none());
+        assert!(PatientId::parse("Jane Doe").is_none());
+        assert!(PatientId::parse(&"x".repeat(65)).is_none());
+    }
+}

@@ -41,7 +41,7 @@ pub const NOTIFICATIONS_BULK: Topic = Topic {
     partitions: 30,
     retention_ms: 7 * DAY_MS,
     group: Some("consumer-notification"),
-    schema: Some("pat.notifications-bulk.v1.avsc"),
+    schema: Some("pat.notifications.v1.avsc"),
 };
 
 /// Webhooks and portals → `consumer-notification-update`.

@@ -12,7 +12,8 @@
 //! 3. [`plan`]: event + recipients' facts + now → who, which channels, when, until
 //!    when; or why not. Pure.
 //! 4. [`record`]: one statement a batch claims what is new.
-//! 5. [`deliver`]: the provider's call, concurrently across keys, in order within one.
+//! 5. [`dispatch`] and [`deliver`]: the provider's call, concurrently across keys, in
+//!    order within one.
 //! 6. [`record`] again: outcomes in batches, with the status change for the outbox.
 //! 7. [`topic`] again: the contiguous prefix of done offsets is committed.
 //!
@@ -26,6 +27,7 @@ pub mod decode;
 pub mod plan;
 pub mod deliver;
 pub mod record;
+pub mod dispatch;
 pub mod processor;
 pub mod api;
 pub mod workers;

@@ -88,7 +88,7 @@ impl Lane {
             if batch.is_empty() {
                 return;
             }
-            self.write(batch).await;
+            write(&self.store, &self.options, &self.fatal, batch).await;
         }
     }
 
@@ -123,12 +123,14 @@ impl Lane {
         batch
     }
 
-    async fn write(&self, jobs: Vec<Job>) {
+}
+
+async fn write(store: &Store, options: &RecorderOptions, fatal: &CancellationToken, jobs: Vec<Job>) {
         let (batch, rest): (Vec<Recorded>, Vec<(Outcome, OnRecorded)>) =
             jobs.into_iter().map(|job| (job.recorded, (job.outcome, job.on_recorded))).unzip();
-        let (mut pause, longest) = self.options.backoff;
+        let (mut pause, longest) = options.backoff;
         let recorded = loop {
-            match self.store.record(&batch).await {
+            match store.record(&batch).await {
                 Ok(recorded) => break recorded,
                 Err(error @ RecordError::Unavailable(_)) => {
                     metrics::unavailable("postgres");
@@ -138,7 +140,7 @@ impl Lane {
                 }
                 Err(error @ RecordError::Bug(_)) => {
                     error!(%error, "outcomes cannot be recorded; the process ends and their claims run out");
-                    self.fatal.cancel();
+                    fatal.cancel();
                     return;
                 }
             }
@@ -152,5 +154,4 @@ impl Lane {
                 on_recorded(Outcome::Ignored(Reason::OwnerLost));
             }
         }
-    }
 }

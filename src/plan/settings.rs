@@ -42,13 +42,6 @@ impl Settings {
     /// # Errors
     /// Names the first key whose value cannot be used.
     pub fn new(config: &config::Plan) -> Result<Self, PlanError> {
-        let time = |key, value: &str| {
-            Time::strptime("%H:%M", value).map_err(|_| PlanError {
-                key,
-                value: value.to_owned(),
-                wanted: "a time of day like 21:00",
-            })
-        };
         let channels = config.default_channels.iter().map(|word| {
             Channel::parse(word).ok_or_else(|| PlanError {
                 key: "default_channels",
@@ -64,8 +57,8 @@ impl Settings {
                 wanted: "an IANA time zone",
             })?,
             quiet_hours: QuietHours {
-                start: time("quiet_hours_start", &config.quiet_hours_start)?,
-                end: time("quiet_hours_end", &config.quiet_hours_end)?,
+                start: time_of_day("quiet_hours_start", &config.quiet_hours_start)?,
+                end: time_of_day("quiet_hours_end", &config.quiet_hours_end)?,
             },
             default_channels: channels.collect::<Result<_, _>>()?,
             test_result_expiry: Duration::from_millis(config.test_result_expiry_ms),
@@ -92,4 +85,12 @@ impl Settings {
     pub fn zone(&self, name: Option<&str>) -> TimeZone {
         name.and_then(|name| TimeZone::get(name).ok()).unwrap_or_else(|| self.default_time_zone.clone())
     }
+}
+
+fn time_of_day(key: &'static str, value: &str) -> Result<Time, PlanError> {
+    Time::strptime("%H:%M", value).map_err(|_| PlanError {
+        key,
+        value: value.to_owned(),
+        wanted: "a time of day like 21:00",
+    })
 }

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 
 use super::error::RecordError;
 use super::store::Store;
-use crate::domain::{Channel, NotificationId, Purpose, Reason, RecipientId, State};
+use crate::domain::{Channel, NotificationId, PatientId, Purpose, Reason, RecipientId, State};
 
 /// A status change that is not published yet.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub struct OutboxRow {
     /// Which notification.
     pub notification_id: NotificationId,
     /// Whom it is about.
-    pub patient_id: String,
+    pub patient_id: PatientId,
     /// Who gets it.
     pub recipient_id: RecipientId,
     /// What for.
@@ -108,7 +108,7 @@ fn outbox_row(row: &Row) -> Result<OutboxRow, RecordError> {
     Ok(OutboxRow {
         outbox_id: row.try_get("outbox_id")?,
         notification_id: NotificationId(row.try_get("notification_id")?),
-        patient_id: row.try_get("patient_id")?,
+        patient_id: PatientId::parse(row.try_get("patient_id")?).ok_or_else(|| unknown("patient_id"))?,
         recipient_id: RecipientId(row.try_get("recipient_id")?),
         purpose: Purpose::parse(row.try_get("purpose")?).ok_or_else(|| unknown("purpose"))?,
         sequence: row.try_get("sequence")?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, wiring};
-use crate::decode::Encoder;
+use crate::topic::encoder::Encoder;
 use crate::topic::names;
 use crate::topic::producer::Producer;
 use crate::workers::relay::StatusRelay;

@@ -487,7 +487,8 @@ fn resume_with_room(shared: &Shared, consumer: &BaseConsumer<GroupContext>) {
     });
     metrics::queue(records as u64, bytes as u64);
     let oldest = partitions.iter().filter_map(|partition| partition.oldest_age()).max();
-    metrics::oldest_in_hand_age_ms(oldest.unwrap_or_default());
+    let oldest_ms = oldest.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    metrics::oldest_in_hand_age_ms(oldest_ms);
 }
 
 fn pause_or_resume(consumer: &BaseConsumer<GroupContext>, partitions: &[Arc<Partition>], pause: bool) {

@@ -5,13 +5,17 @@ pub mod admin;
 pub mod client;
 pub mod consumer;
 pub mod dead_letter;
+pub mod encoder;
+mod evolution;
 pub mod intake;
 pub mod lag;
 pub mod ledger;
 pub mod names;
+mod offsets;
 pub mod partition;
 pub mod producer;
-pub mod registry;
+mod registry;
+pub mod sample;
 pub mod schemas;
 
 pub use consumer::{Consumer, ConsumerError, Options as ConsumerOptions};

@@ -7,10 +7,10 @@ use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::decode::Encoder;
-use crate::domain::status::StatusChanged;
+use crate::domain::StatusChanged;
 use crate::metrics;
 use crate::record::{OutboxRow, RecordError, Relay, Store};
+use crate::topic::encoder::Encoder;
 use crate::topic::producer::Producer;
 
 /// Changes that are published before they are deleted together.
@@ -104,7 +104,7 @@ impl StatusRelay {
             }
         }
         let sends = records.iter().map(|(row, payload)| {
-            self.producer.send(&self.topic, Some(row.patient_id.as_bytes()), Some(payload), &[])
+            self.producer.send(&self.topic, Some(row.patient_id.as_str().as_bytes()), Some(payload), &[])
         });
         let mut published = Vec::with_capacity(records.len());
         for ((row, _), sent) in records.iter().zip(join_all(sends).await) {

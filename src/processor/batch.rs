@@ -403,7 +403,7 @@ impl<'a> Retry<'a> {
     }
 
     /// Waits before the next try. False when it is no longer worth it.
-    async fn again(&mut self, error: &dyn std::fmt::Display, closing: bool) -> bool {
+    async fn again(&mut self, error: &(dyn std::fmt::Display + Sync), closing: bool) -> bool {
         metrics::unavailable(self.dependency);
         if self.tries == 0 {
             warn!(dependency = self.dependency, %error, "unavailable; records wait");

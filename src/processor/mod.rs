@@ -20,7 +20,6 @@ use crate::config;
 use crate::decode::{Decoder, RecordKind};
 use crate::dispatch::Dispatcher;
 use crate::health::Health;
-use crate::metrics;
 use crate::plan::Settings;
 use crate::record::Store;
 use crate::topic::{Consumer, ConsumerError, DeadLetters, Intake, Record};

@@ -5,7 +5,7 @@
 //! and says what was still running.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -81,30 +81,37 @@ pub fn listen(token: CancellationToken, health: Arc<Health>, timeout: Duration) 
     let done = CancellationToken::new();
     let listener = Listener { done: done.clone() };
     let (ready, is_ready) = mpsc::sync_channel(1);
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        let started = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-            let guard = runtime.enter();
-            let signals = Signals::install()?;
-            drop(guard);
-            Ok((runtime, signals))
-        });
-        match started {
-            Ok((runtime, signals)) => {
-                // The caller waits for this answer and cannot be gone.
-                let _ = ready.send(Ok(()));
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = done.cancelled() => (),
-                        () = watch(signals, &token, &health, timeout) => (),
-                    }
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            let started = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .and_then(|runtime| {
+                    let guard = runtime.enter();
+                    let signals = Signals::install()?;
+                    drop(guard);
+                    Ok((runtime, signals))
                 });
+            match started {
+                Ok((runtime, signals)) => {
+                    // The caller waits for this answer and cannot be gone.
+                    let _ = ready.send(Ok(()));
+                    runtime.block_on(async {
+                        tokio::select! {
+                            () = done.cancelled() => (),
+                            () = watch(signals, &token, &health, timeout) => (),
+                        }
+                    });
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
             }
-            Err(error) => {
-                let _ = ready.send(Err(error));
-            }
-        }
-    })?;
-    is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("the signal thread has ended")))?;
+        })?;
+    is_ready
+        .recv()
+        .unwrap_or_else(|_| Err(io::Error::other("the signal thread has ended")))?;
     Ok(listener)
 }
 
@@ -115,7 +122,10 @@ struct Signals {
 
 impl Signals {
     fn install() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     async fn next(&mut self) -> &'static str {
@@ -140,12 +150,20 @@ async fn watch(mut signals: Signals, token: &CancellationToken, health: &Health,
     }
 }
 
-#[expect(clippy::exit, clippy::print_stderr, reason = "the end of a process whose orderly end did not come")]
+#[expect(clippy::exit, reason = "the end of a process whose orderly end did not come")]
 fn exit_hard(why: &str) -> ! {
     let running = still_running();
-    let running = if running.is_empty() { "nothing that has a name" } else { &running };
-    // Not through the log: its layers may be what hangs.
-    eprintln!("patient-notify: hard exit, {why}; still running: {running}");
+    let running = if running.is_empty() {
+        "nothing that has a name"
+    } else {
+        &running
+    };
+    // Not through the log, whose layers may be what hangs; and a closed stderr must
+    // not keep the process alive.
+    let _ = writeln!(
+        io::stderr(),
+        "patient-notify: hard exit, {why}; still running: {running}"
+    );
     std::process::exit(i32::from(EXIT_HARD));
 }
 

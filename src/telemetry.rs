@@ -20,6 +20,7 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::panic::PanicHookInfo;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -79,9 +80,16 @@ pub fn init(log: &config::Log) -> Result<(), TelemetryError> {
 fn subscriber(log: &config::Log) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError> {
     let filter = EnvFilter::builder()
         .parse(&log.filter)
-        .map_err(|source| TelemetryError::Filter { filter: log.filter.clone(), source })?;
-    let registry = tracing_subscriber::registry().with(filter).with(FilterFn::new(may_be_logged));
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+        .map_err(|source| TelemetryError::Filter {
+            filter: log.filter.clone(),
+            source,
+        })?;
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(FilterFn::new(may_be_logged));
+    let lines = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     Ok(if log.format == "json" {
         Box::new(registry.with(lines.json().flatten_event(true)))
     } else {
@@ -100,7 +108,12 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
     // A formatted message is a String; only a literal is known to hold no data.
     let message = panic.payload().downcast_ref::<&'static str>();
     let message = message.copied().unwrap_or("[withheld: it may hold data]");
-    tracing::error!(location, thread, message, "a panic, which is a bug of this program");
+    tracing::error!(
+        location,
+        thread,
+        message,
+        "a panic, which is a bug of this program"
+    );
 }
 
 /// The server of `/metrics`, `/health/live` and `/health/ready`.
@@ -116,18 +129,37 @@ pub struct ProbeServer {
 /// # Errors
 /// The address cannot be listened on.
 pub async fn serve_metrics(listen: &str, health: Arc<Health>) -> Result<ProbeServer, TelemetryError> {
-    let cannot = |source| TelemetryError::Listen { listen: listen.to_owned(), source };
+    let cannot = |source| TelemetryError::Listen {
+        listen: listen.to_owned(),
+        source,
+    };
     let listener = TcpListener::bind(listen).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     let router = Router::new()
-        .route("/metrics", get(async || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::render())))
-        .route("/health/live", get(async |State(health): State<Arc<Health>>| answer(health.live())))
-        .route("/health/ready", get(async |State(health): State<Arc<Health>>| answer(health.ready())))
+        .route(
+            "/metrics",
+            get(async || {
+                (
+                    [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+                    metrics::render(),
+                )
+            }),
+        )
+        .route(
+            "/health/live",
+            get(async |State(health): State<Arc<Health>>| answer(health.live())),
+        )
+        .route(
+            "/health/ready",
+            get(async |State(health): State<Arc<Health>>| answer(health.ready())),
+        )
         .with_state(health);
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let task = tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await;
+        let served = axum::serve(listener, router)
+            .with_graceful_shutdown(stopped.cancelled_owned())
+            .await;
         if let Err(error) = served {
             tracing::error!(%error, "metrics and probes are no longer served");
         }
@@ -144,7 +176,7 @@ impl ProbeServer {
 
     /// Stops to listen. A request in progress gets a second to end.
     pub async fn stop(self) {
-        const LAST_REQUEST: std::time::Duration = std::time::Duration::from_secs(1);
+        const LAST_REQUEST: Duration = Duration::from_secs(1);
         self.stop.cancel();
         let abort = self.task.abort_handle();
         if tokio::time::timeout(LAST_REQUEST, self.task).await.is_err() {
@@ -155,7 +187,10 @@ impl ProbeServer {
 
 fn answer(outcome: Result<(), Vec<String>>) -> impl IntoResponse {
     match outcome {
-        Ok(()) => (StatusCode::OK, Json(serde_json::json!({ "status": "ok", "failing": [] }))),
+        Ok(()) => (
+            StatusCode::OK,
+            Json(serde_json::json!({ "status": "ok", "failing": [] })),
+        ),
         Err(failing) => (
             StatusCode::SERVICE_UNAVAILABLE,
             Json(serde_json::json!({ "status": "failing", "failing": failing })),
@@ -168,7 +203,15 @@ mod tests {
     use super::*;
 
     async fn get(server: &ProbeServer, path: &str) -> (u16, String) {
-        let answer = reqwest::get(format!("http://{}{path}", server.address())).await.unwrap();
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(5))
+            .build()
+            .unwrap();
+        let answer = client
+            .get(format!("http://{}{path}", server.address()))
+            .send()
+            .await
+            .unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
@@ -176,7 +219,10 @@ mod tests {
     async fn probes_say_what_fails() {
         let health = Health::new();
         let server = serve_metrics("127.0.0.1:0", Arc::clone(&health)).await.unwrap();
-        assert_eq!(get(&server, "/health/live").await, (200, r#"{"failing":[],"status":"ok"}"#.to_owned()));
+        assert_eq!(
+            get(&server, "/health/live").await,
+            (200, r#"{"failing":[],"status":"ok"}"#.to_owned())
+        );
         assert_eq!(get(&server, "/health/ready").await.0, 503);
         health.add_readiness("postgres", || Ok(()));
         assert_eq!(get(&server, "/health/ready").await.0, 200);
@@ -193,7 +239,9 @@ mod tests {
     async fn a_taken_port_is_a_clear_error() {
         let server = serve_metrics("127.0.0.1:0", Health::new()).await.unwrap();
         let taken = server.address().to_string();
-        let Err(error) = serve_metrics(&taken, Health::new()).await else { panic!("two servers on one port") };
+        let Err(error) = serve_metrics(&taken, Health::new()).await else {
+            panic!("two servers on one port")
+        };
         let text = error.to_string();
         assert!(text.contains(&taken) && text.contains("metrics.listen"), "{text}");
         server.stop().await;
@@ -202,7 +250,10 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_named() {
-        let log = config::Log { format: "human".to_owned(), filter: "info,=".to_owned() };
+        let log = config::Log {
+            format: "human".to_owned(),
+            filter: "info,=".to_owned(),
+        };
         assert!(subscriber(&log).err().unwrap().to_string().contains("\"info,=\""));
     }
 }

@@ -57,7 +57,7 @@ pub(super) struct Complaint {
 
 impl Kind {
     /// Reads the text of an environment variable as a value of this kind.
-    pub(super) fn from_text(self, text: &str) -> Result<Value, Complaint> {
+    pub(super) fn parse(self, text: &str) -> Result<Value, Complaint> {
         match self {
             Self::Flag => match text {
                 "true" => Ok(Value::Boolean(true)),
@@ -70,7 +70,9 @@ impl Kind {
                 .map_err(|_| self.complaint(format!("{} is not a whole number", quoted(text)))),
             Self::Channels => {
                 let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
-                Ok(Value::Array(words.map(|word| Value::String(word.to_owned())).collect()))
+                Ok(Value::Array(
+                    words.map(|word| Value::String(word.to_owned())).collect(),
+                ))
             }
             _ => Ok(Value::String(text.to_owned())),
         }
@@ -90,12 +92,19 @@ impl Kind {
             (Self::Channels, Value::Array(items)) => self.check_channels(items),
             (Self::Flag | Self::Number(..) | Self::Channels, other) => Err(self.wrong_type(other)),
             (_, Value::String(text)) if text.is_empty() => {
-                if optional { Ok(()) } else { Err(self.complaint("is empty".to_owned())) }
+                if optional {
+                    Ok(())
+                } else {
+                    Err(self.complaint("is empty".to_owned()))
+                }
             }
             (_, Value::String(text)) if self.accepts(text) => Ok(()),
             // Somebody may have put a password into an address.
-            (Self::HttpUrl | Self::PostgresUrl | Self::Servers, Value::String(text)) if text.contains('@') => {
-                Err(self.complaint("the value (not shown, it may hold credentials) cannot be used".to_owned()))
+            (Self::HttpUrl | Self::PostgresUrl | Self::Servers, Value::String(text))
+                if text.contains('@') =>
+            {
+                Err(self
+                    .complaint("the value (not shown, it may hold credentials) cannot be used".to_owned()))
             }
             (_, Value::String(text)) => Err(self.complaint(format!("{} cannot be used", quoted(text)))),
             (_, other) => Err(self.wrong_type(other)),
@@ -112,7 +121,11 @@ impl Kind {
             }
             seen.push(channel);
         }
-        if seen.is_empty() { Err(self.complaint("is empty".to_owned())) } else { Ok(()) }
+        if seen.is_empty() {
+            Err(self.complaint("is empty".to_owned()))
+        } else {
+            Ok(())
+        }
     }
 
     /// Is this text, which is not empty, of this kind?
@@ -123,17 +136,21 @@ impl Kind {
             Self::Word(words) => words.contains(&text),
             Self::Name(max_chars) => {
                 text.len() <= max_chars
-                    && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+                    && text
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
             }
             Self::HttpUrl => is_http_url(text),
             Self::PostgresUrl => {
                 (text.starts_with("postgres://") || text.starts_with("postgresql://"))
-                    && text.parse::<tokio_postgres::Config>().is_ok_and(|url| !url.get_hosts().is_empty())
+                    && text
+                        .parse::<tokio_postgres::Config>()
+                        .is_ok_and(|url| !url.get_hosts().is_empty())
             }
             Self::Servers => text.split(',').all(|server| is_server(server.trim())),
-            Self::Listen { loopback_only } => {
-                text.parse().is_ok_and(|address: SocketAddr| !loopback_only || address.ip().is_loopback())
-            }
+            Self::Listen { loopback_only } => text
+                .parse()
+                .is_ok_and(|address: SocketAddr| !loopback_only || address.ip().is_loopback()),
             Self::Host => is_host(text),
             Self::Mailbox => text.parse::<lettre::Address>().is_ok(),
             Self::PhoneNumber => text.strip_prefix('+').is_some_and(|digits| {
@@ -162,7 +179,9 @@ impl Kind {
             }
             Self::PostgresUrl => "a URL such as postgres://user:password@host:5432/database".to_owned(),
             Self::Servers => "a comma-separated list such as broker-1:9092,broker-2:9092".to_owned(),
-            Self::Listen { loopback_only: false } => "an IP address and a port such as 0.0.0.0:9090".to_owned(),
+            Self::Listen { loopback_only: false } => {
+                "an IP address and a port such as 0.0.0.0:9090".to_owned()
+            }
             Self::Listen { loopback_only: true } => {
                 "a loopback address and a port such as 127.0.0.1:9080".to_owned()
             }
@@ -171,7 +190,8 @@ impl Kind {
             Self::PhoneNumber => "a phone number in E.164 such as +15550100000".to_owned(),
             Self::TimeOfDay => "a time of day such as 21:00".to_owned(),
             Self::TimeZone => {
-                "a name of the IANA time zone database such as Europe/Zurich (the system needs tzdata)".to_owned()
+                "a name of the IANA time zone database such as Europe/Zurich (the system needs tzdata)"
+                    .to_owned()
             }
             Self::Locale => "a BCP 47 language tag such as en or de-CH".to_owned(),
             Self::Channels => {
@@ -185,7 +205,10 @@ impl Kind {
 
     /// A complaint about a value of this kind.
     pub(super) fn complaint(self, wrong: String) -> Complaint {
-        Complaint { wrong, allowed: self.allowed() }
+        Complaint {
+            wrong,
+            allowed: self.allowed(),
+        }
     }
 
     fn wrong_type(self, value: &Value) -> Complaint {
@@ -195,7 +218,10 @@ impl Kind {
             Self::Channels => "a list of texts",
             _ => "a text",
         };
-        self.complaint(format!("has the wrong type: {} in place of {wanted}", value.type_str()))
+        self.complaint(format!(
+            "has the wrong type: {} in place of {wanted}",
+            value.type_str()
+        ))
     }
 }
 
@@ -203,7 +229,11 @@ impl Kind {
 fn quoted(text: &str) -> String {
     const SHOWN_MAX_CHARS: usize = 80;
     let cut: String = text.chars().take(SHOWN_MAX_CHARS).collect();
-    if cut.len() < text.len() { format!("{cut:?}…") } else { format!("{cut:?}") }
+    if cut.len() < text.len() {
+        format!("{cut:?}…")
+    } else {
+        format!("{cut:?}")
+    }
 }
 
 fn is_http_url(text: &str) -> bool {
@@ -219,7 +249,10 @@ fn is_http_url(text: &str) -> bool {
 
 fn is_server(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
         is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0)
     })
 }
@@ -229,7 +262,9 @@ fn is_host(text: &str) -> bool {
         || (text.len() <= 253
             && text.split('.').all(|label| {
                 (1..=63).contains(&label.len())
-                    && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+                    && label
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
             }))
 }
 

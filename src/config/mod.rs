@@ -22,8 +22,8 @@ use draft::Draft;
 
 pub use fault::{ConfigFaults, Fault, Origin};
 pub use keys::{
-    App, Config, Email, Kafka, Log, Metrics, Plan, Postgres, Processor, Push, Registry, Retry, Secret, Shutdown,
-    Sms, Workers,
+    App, Config, Email, Kafka, Log, Metrics, Plan, Postgres, Processor, Push, Registry, Retry, Secret,
+    Shutdown, Sms, Workers,
 };
 
 /// The defaults, and with them every key that exists.
@@ -43,7 +43,10 @@ impl Config {
     /// # Errors
     /// Every fault of every layer, and every rule between keys that does not hold.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigFaults> {
-        #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place that reads the environment"
+        )]
         let variables = std::env::vars_os().collect();
         Self::load_from(file, variables)
     }
@@ -51,12 +54,17 @@ impl Config {
     /// The defaults alone.
     #[must_use]
     pub fn from_defaults() -> Self {
-        Self::load_from(None, Vec::new()).expect("config/default.toml is part of the program and obeys its rules")
+        Self::load_from(None, Vec::new())
+            .expect("config/default.toml is part of the program and obeys its rules")
     }
 
     fn load_from(file: Option<&Path>, variables: Vec<(OsString, OsString)>) -> Result<Self, ConfigFaults> {
-        let named_by_variable = variables.iter().find(|(name, _)| name.as_os_str() == FILE_VARIABLE);
-        let file = file.map(Path::to_path_buf).or_else(|| named_by_variable.map(|(_, path)| PathBuf::from(path)));
+        let named_by_variable = variables
+            .iter()
+            .find(|(name, _)| name.as_os_str() == FILE_VARIABLE);
+        let file = file
+            .map(Path::to_path_buf)
+            .or_else(|| named_by_variable.map(|(_, path)| PathBuf::from(path)));
 
         let mut draft = Draft::default();
         sources::add_defaults(&mut draft, DEFAULTS);

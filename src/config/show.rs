@@ -54,7 +54,9 @@ impl Config {
                 let _ = writeln!(text, "{gap}[{section}]");
                 open_section = section;
             }
-            let Some(value) = value_at(&now, section, name) else { continue };
+            let Some(value) = value_at(&now, section, name) else {
+                continue;
+            };
             let changed = value_at(before, section, name) != Some(value);
             let origin = match origins.get(rule.key) {
                 Some(origin) if !changed => origin.to_string(),

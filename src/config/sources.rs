@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use toml::Value;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
+use toml::{Spanned, Value};
 
 use super::draft::Draft;
 use super::fault::Origin;
@@ -16,7 +16,11 @@ use super::{FILE_VARIABLE, PREFIX};
 /// Bytes of a configuration file or of a secret's file; more is a mistake.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
 /// Variables with our prefix that are no keys.
-const OTHER_VARIABLES: [&str; 3] = [FILE_VARIABLE, "PATIENT_NOTIFY_TOOLS_DIR", "PATIENT_NOTIFY_DATA_DIR"];
+const OTHER_VARIABLES: [&str; 3] = [
+    FILE_VARIABLE,
+    "PATIENT_NOTIFY_TOOLS_DIR",
+    "PATIENT_NOTIFY_DATA_DIR",
+];
 /// What tests of this repository set for themselves.
 const TEST_PREFIX: &str = "PATIENT_NOTIFY_TEST_";
 
@@ -26,10 +30,21 @@ pub(super) fn add_defaults(draft: &mut Draft, text: &str) {
 
 pub(super) fn add_file(draft: &mut Draft, path: &Path) {
     match read_bounded(path) {
-        Ok(text) => add_toml(draft, &text, &|line| Origin::File { path: path.to_path_buf(), line }),
+        Ok(text) => add_toml(draft, &text, &|line| Origin::File {
+            path: path.to_path_buf(),
+            line,
+        }),
         Err(wrong) => {
-            let origin = Origin::File { path: path.to_path_buf(), line: 0 };
-            draft.fault("configuration file", origin, wrong, "a TOML file that this process may read");
+            let origin = Origin::File {
+                path: path.to_path_buf(),
+                line: 0,
+            };
+            draft.fault(
+                "configuration file",
+                origin,
+                wrong,
+                "a TOML file that this process may read",
+            );
         }
     }
 }
@@ -39,7 +54,10 @@ fn read_bounded(path: &Path) -> Result<String, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(cannot)?;
-    let read = file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text).map_err(cannot)?;
+    let read = file
+        .take(FILE_MAX_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(cannot)?;
     if read as u64 > FILE_MAX_BYTES {
         return Err(format!("is larger than {FILE_MAX_BYTES} bytes"));
     }
@@ -55,7 +73,7 @@ fn add_toml(draft: &mut Draft, text: &str, origin_of: &dyn Fn(usize) -> Origin) 
         let origin = origin_at(error.span().map_or(0, |span| span.start));
         draft.fault("TOML", origin, error.message(), "TOML as in config/default.toml");
     }
-    for (section, content) in document.get_ref() {
+    for (section, content) in in_order(document.get_ref()) {
         let origin = origin_at(section.span().start);
         let section = section.get_ref();
         if draft.has_fault_at(&origin) && origin != Origin::Default {
@@ -67,14 +85,26 @@ fn add_toml(draft: &mut Draft, text: &str, origin_of: &dyn Fn(usize) -> Origin) 
         };
         if !sections().any(|known| known == section.as_ref()) {
             let allowed = suggestion(section, sections());
-            draft.fault(format!("[{section}]"), origin, "there is no such section", allowed);
+            draft.fault(
+                format!("[{section}]"),
+                origin,
+                "there is no such section",
+                allowed,
+            );
             continue;
         }
-        for (name, value) in content {
+        for (name, value) in in_order(content) {
             let origin = origin_at(name.span().start);
             add_key(draft, section, name.get_ref(), value.get_ref(), origin);
         }
     }
+}
+
+/// A table's entries as they stand in the file.
+fn in_order<'t, 'i>(table: &'t DeTable<'i>) -> Vec<(&'t Spanned<DeString<'i>>, &'t Spanned<DeValue<'i>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
+    entries
 }
 
 /// A key in front of the first section, or a section that is none.
@@ -113,12 +143,14 @@ fn plain(value: &DeValue<'_>) -> Option<Value> {
     match value {
         DeValue::String(text) => Some(Value::String(text.to_string())),
         DeValue::Boolean(flag) => Some(Value::Boolean(*flag)),
-        DeValue::Integer(number) => {
-            i64::from_str_radix(number.as_str(), number.radix()).ok().map(Value::Integer)
-        }
-        DeValue::Array(items) => {
-            items.iter().map(|item| plain(item.get_ref())).collect::<Option<_>>().map(Value::Array)
-        }
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .map(Value::Integer),
+        DeValue::Array(items) => items
+            .iter()
+            .map(|item| plain(item.get_ref()))
+            .collect::<Option<_>>()
+            .map(Value::Array),
         DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => None,
     }
 }
@@ -150,7 +182,12 @@ pub(super) fn add_variables(draft: &mut Draft, variables: Vec<(OsString, OsStrin
             Some((rule, false)) => add_variable(draft, rule, &variable, value),
             Some((rule, true)) if names.contains(&variable_of(rule)) => {
                 let wrong = format!("{} is set as well", variable_of(rule));
-                draft.fault(variable.clone(), Origin::Variable(variable), wrong, "one of the two");
+                draft.fault(
+                    variable.clone(),
+                    Origin::Variable(variable),
+                    wrong,
+                    "one of the two",
+                );
             }
             Some((rule, true)) => add_secret_file(draft, rule, &variable, PathBuf::from(value)),
             None => add_unknown_variable(draft, variable),
@@ -171,7 +208,10 @@ fn key_of(variable: &str) -> Option<(&'static Rule, bool)> {
         return Some((rule, false));
     }
     let variable = variable.strip_suffix("_FILE")?;
-    RULES.iter().find(|rule| rule.secret && variable_of(rule) == variable).map(|rule| (rule, true))
+    RULES
+        .iter()
+        .find(|rule| rule.secret && variable_of(rule) == variable)
+        .map(|rule| (rule, true))
 }
 
 fn add_variable(draft: &mut Draft, rule: &Rule, variable: &str, value: OsString) {
@@ -179,7 +219,7 @@ fn add_variable(draft: &mut Draft, rule: &Rule, variable: &str, value: OsString)
     let value = value
         .into_string()
         .map_err(|_| rule.kind.complaint("is not UTF-8".to_owned()))
-        .and_then(|text| rule.kind.from_text(&text));
+        .and_then(|text| rule.kind.parse(&text));
     match value {
         Ok(value) => draft.set(rule, value, origin),
         Err(complaint) => draft.refuse(rule, complaint, origin),
@@ -188,10 +228,17 @@ fn add_variable(draft: &mut Draft, rule: &Rule, variable: &str, value: OsString)
 
 fn add_secret_file(draft: &mut Draft, rule: &Rule, variable: &str, path: PathBuf) {
     let text = read_bounded(&path);
-    let origin = Origin::SecretFile { variable: variable.to_owned(), path };
+    let origin = Origin::SecretFile {
+        variable: variable.to_owned(),
+        path,
+    };
     match text {
         // Editors and `kubectl create secret` leave a newline at the end.
-        Ok(text) => draft.set(rule, Value::String(text.trim_end_matches(['\r', '\n']).to_owned()), origin),
+        Ok(text) => draft.set(
+            rule,
+            Value::String(text.trim_end_matches(['\r', '\n']).to_owned()),
+            origin,
+        ),
         Err(wrong) => {
             let allowed = "a text file that this process may read".to_owned();
             draft.refuse(rule, Complaint { wrong, allowed }, origin);
@@ -209,5 +256,10 @@ fn add_unknown_variable(draft: &mut Draft, variable: String) {
     } else if variable.contains("_SERVICE_") || variable.contains("_PORT") {
         allowed = format!("{allowed}; if Kubernetes set it, set enableServiceLinks: false in the pod");
     }
-    draft.fault(variable.clone(), Origin::Variable(variable), "sets no key", allowed);
+    draft.fault(
+        variable.clone(),
+        Origin::Variable(variable),
+        "sets no key",
+        allowed,
+    );
 }

@@ -189,6 +189,7 @@ pub struct Workers {
 #[serde(deny_unknown_fields)]
 pub struct App {
     pub listen: String,
+    pub allow_unauthenticated: bool,
     pub request_max_bytes: usize,
     pub concurrency: usize,
 }

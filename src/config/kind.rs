@@ -26,8 +26,8 @@ pub(super) enum Kind {
     PostgresUrl,
     /// Comma-separated host:port pairs.
     Servers,
-    /// Address and port to listen on; the flag asks for a loopback address.
-    Listen { loopback_only: bool },
+    /// Address and port to listen on.
+    Listen,
     /// A host name or address, without a port.
     Host,
     /// An e-mail address.
@@ -148,9 +148,7 @@ impl Kind {
                         .is_ok_and(|url| !url.get_hosts().is_empty())
             }
             Self::Servers => text.split(',').all(|server| is_server(server.trim())),
-            Self::Listen { loopback_only } => text
-                .parse()
-                .is_ok_and(|address: SocketAddr| !loopback_only || address.ip().is_loopback()),
+            Self::Listen => text.parse::<SocketAddr>().is_ok(),
             Self::Host => is_host(text),
             Self::Mailbox => text.parse::<lettre::Address>().is_ok(),
             Self::PhoneNumber => text.strip_prefix('+').is_some_and(|digits| {
@@ -179,12 +177,7 @@ impl Kind {
             }
             Self::PostgresUrl => "a URL such as postgres://user:password@host:5432/database".to_owned(),
             Self::Servers => "a comma-separated list such as broker-1:9092,broker-2:9092".to_owned(),
-            Self::Listen { loopback_only: false } => {
-                "an IP address and a port such as 0.0.0.0:9090".to_owned()
-            }
-            Self::Listen { loopback_only: true } => {
-                "a loopback address and a port such as 127.0.0.1:9080".to_owned()
-            }
+            Self::Listen => "an IP address and a port such as 127.0.0.1:9090".to_owned(),
             Self::Host => "a host name or IP address, without a port".to_owned(),
             Self::Mailbox => "an e-mail address such as no-reply@example.org".to_owned(),
             Self::PhoneNumber => "a phone number in E.164 such as +15550100000".to_owned(),

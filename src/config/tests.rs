@@ -108,7 +108,7 @@ portal_url = 'portal.example.org'
 default_time_zone = 'Europe/Zurch'
 quiet_hours_start = '9pm'
 [app]
-listen = '0.0.0.0:80'
+listen = 'localhost:80'
 [processor]
 heartbeat_interval_ms = 20000
 ";
@@ -122,7 +122,7 @@ const TWELVE_REPORTS: &str = r#"the configuration has 12 faults:
   - plan.portal_url (prod.toml:9): "portal.example.org" cannot be used; allowed: an address such as https://host:port/path, without credentials, query or fragment
   - plan.default_time_zone (prod.toml:10): "Europe/Zurch" cannot be used; allowed: a name of the IANA time zone database such as Europe/Zurich (the system needs tzdata)
   - plan.quiet_hours_start (prod.toml:11): "9pm" cannot be used; allowed: a time of day such as 21:00
-  - app.listen (prod.toml:13): "0.0.0.0:80" cannot be used; allowed: a loopback address and a port such as 127.0.0.1:9080
+  - app.listen (prod.toml:13): "localhost:80" cannot be used; allowed: an IP address and a port such as 127.0.0.1:9090
   - PATIENT_NOTIFY_KAFKA_BOOTSTRAP_SERVERS: sets no key; allowed: PATIENT_NOTIFY_<SECTION>__<KEY> of a key in config/default.toml; did you mean PATIENT_NOTIFY_KAFKA__BOOTSTRAP_SERVERS?
   - sms.timeout_ms (PATIENT_NOTIFY_SMS__TIMEOUT_MS): "soon" is not a whole number; allowed: a whole number from 100 to 120000
   - processor.heartbeat_interval_ms with processor.session_timeout_ms: 20000 (prod.toml:15) and 30000 (default) do not go together; allowed: heartbeat_interval_ms at most a third of session_timeout_ms"#;
@@ -176,6 +176,10 @@ fn rules_between_keys_are_checked() {
         (
             &[("PATIENT_NOTIFY_PROCESSOR__LEASE_MS", "20000")] as &[_],
             "processor.lease_ms with email.timeout_ms",
+        ),
+        (
+            &[("PATIENT_NOTIFY_APP__LISTEN", "0.0.0.0:9080")],
+            "app.listen with app.allow_unauthenticated",
         ),
         (
             &[("PATIENT_NOTIFY_POSTGRES__POOL_SIZE", "4")],

@@ -1,6 +1,7 @@
 //! What keys must satisfy together.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use super::fault::{Fault, Origin};
 use super::keys::Config;
@@ -144,6 +145,17 @@ const RULES: &[Together] = &[
         &["email.smtp_tls", "email.username"],
         |c| c.email.smtp_tls != "none" || c.email.username.is_empty(),
         "starttls or tls with a user name: the password must not travel in the clear",
+    ),
+    together(
+        &["app.listen", "app.allow_unauthenticated"],
+        |c| {
+            c.app.allow_unauthenticated
+                || c.app
+                    .listen
+                    .parse()
+                    .is_ok_and(|at: SocketAddr| at.ip().is_loopback())
+        },
+        "a loopback address such as 127.0.0.1:9080, or true where a mesh authenticates callers",
     ),
     together(
         &["push.service_account_file", "push.base_url"],

@@ -417,7 +417,7 @@ fn symbols(schema: &str, name: &str) -> Vec<String> {
 #[test]
 fn the_domains_words_and_the_schemas_symbols_are_the_same() {
     use crate::domain::State;
-    let with_unknown = |words: &[&str]| [&["unknown"], words].concat();
+    let with_unknown = |words: &[&'static str]| [&["unknown"][..], words].concat();
     let purposes: Vec<_> = Purpose::ALL.iter().map(|word| word.as_str()).collect();
     let channels: Vec<_> = Channel::ALL.iter().map(|word| word.as_str()).collect();
     let states: Vec<_> = State::ALL.iter().map(|word| word.as_str()).collect();

@@ -2,18 +2,9 @@
 
 use std::process::ExitCode;
 
-use patient_notify::cli::{self, Cli, Command};
-
 fn main() -> ExitCode {
-    let Cli {
-        config: file,
-        command,
-    } = match cli::parse() {
-        Ok(cli) => cli,
-        Err(code) => return code,
-    };
-    let file = file.as_deref();
-    match command {
-        Command::Config(command) => cli::config(command, file),
+    match patient_notify::cli::parse() {
+        Ok(cli) => patient_notify::cli::run(cli),
+        Err(code) => code,
     }
 }

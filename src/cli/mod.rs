@@ -4,6 +4,7 @@
 //! failed check) or failed; 64 usage or configuration; 69 something needed is
 //! not available; 70 a bug or a hard stop.
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod produce;
+pub mod schemas;
+pub mod topics;
+
 use crate::config::Config;
+use crate::dev;
+use crate::record::migrate;
 use crate::roles::{self, Context, EXIT_UNAVAILABLE, EXIT_USAGE, Unavailable};
 
 /// Notification backend of a patient portal.
@@ -29,9 +36,125 @@ pub struct Cli {
 /// Subcommands: deployments first, then tools.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Deployment: the gRPC front.
+    App,
+    /// Deployment: test results to patients.
+    ConsumerTestResultNotification,
+    /// Deployment: requested notifications to patients.
+    ConsumerNotification,
+    /// Deployment: deliveries that were deferred.
+    WrkNotifications,
+    /// Deployment: status changes to their topic.
+    WrkDefault,
+    /// Every role in one process, on a stack of its own.
+    Dev(dev::Options),
+    /// Stand-ins for the providers alone; prints where they listen.
+    Sandbox(dev::SandboxOptions),
+    /// Kafka, registry and PostgreSQL, for a command or until Ctrl-C.
+    #[command(subcommand)]
+    Stack(StackCommand),
+    /// Bring the database's schema up to date.
+    Migrate {
+        /// Only say whether it is.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Topics, their dead-letter topics, and the groups' first offsets.
+    #[command(subcommand)]
+    Topics(TopicsCommand),
+    /// Subjects of the schema registry.
+    #[command(subcommand)]
+    Schemas(SchemasCommand),
+    /// Publish sample events as a laboratory would.
+    Produce(produce::Options),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+/// `patient-notify topics …`
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum TopicsCommand {
+    /// Say what differs from what they should be.
+    Check,
+    /// Make them so.
+    Apply,
+}
+
+/// `patient-notify schemas …`
+#[derive(Debug, Subcommand)]
+pub enum SchemasCommand {
+    /// Say what differs from this build's schemas.
+    Check,
+    /// Register this build's schemas; an incompatible one is refused.
+    Apply,
+    /// Say, without a registry, whether this build can read what an older one wrote.
+    Compatible {
+        /// Folder with the older schemas (its `avro/`).
+        #[arg(long)]
+        against: PathBuf,
+    },
+}
+
+/// `patient-notify stack …`
+#[derive(Debug, Subcommand)]
+pub enum StackCommand {
+    /// Keep the servers up until Ctrl-C.
+    Up(dev::StackFlags),
+    /// Keep the servers up for a command, which finds them in PATIENT_NOTIFY_TEST_….
+    Run {
+        /// Where and how.
+        #[command(flatten)]
+        flags: dev::StackFlags,
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+/// Runs a command.
+#[must_use]
+pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
+    let file = file.as_deref();
+    match command {
+        Command::App => role("app", file, roles::app::run),
+        Command::ConsumerTestResultNotification => role(
+            "consumer-test-result-notification",
+            file,
+            roles::consumer_test_result_notification::run,
+        ),
+        Command::ConsumerNotification => {
+            role("consumer-notification", file, roles::consumer_notification::run)
+        }
+        Command::WrkNotifications => role("wrk-notifications", file, roles::wrk_notifications::run),
+        Command::WrkDefault => role("wrk-default", file, roles::wrk_default::run),
+        Command::Dev(options) => dev::run(options),
+        Command::Sandbox(options) => dev::run_sandbox(options),
+        Command::Stack(StackCommand::Up(flags)) => dev::stack_up(&flags),
+        Command::Stack(StackCommand::Run { flags, command }) => dev::stack_run(&flags, command),
+        Command::Migrate { check } => tool(file, async move |config| migrate(config, check).await),
+        Command::Topics(TopicsCommand::Check) => tool(file, async |config| topics::check(config).await),
+        Command::Topics(TopicsCommand::Apply) => tool(file, async |config| topics::apply(config).await),
+        Command::Schemas(SchemasCommand::Check) => tool(file, async |config| schemas::check(config).await),
+        Command::Schemas(SchemasCommand::Apply) => tool(file, async |config| schemas::apply(config).await),
+        Command::Schemas(SchemasCommand::Compatible { against }) => report(schemas::compatible(&against)),
+        Command::Produce(options) => {
+            tool(file, async move |config| produce::run(config, options).await)
+        }
+        Command::Config(command) => self::config(command, file),
+    }
+}
+
+/// `patient-notify migrate`
+async fn migrate(config: &Config, check: bool) -> anyhow::Result<()> {
+    if check {
+        let status = migrate::check(&config.postgres).await?;
+        anyhow::ensure!(status.is_current(), "{status}; run `patient-notify migrate`");
+        print(&format!("{status}\n"));
+    } else {
+        print(&format!("{}\n", migrate::run(&config.postgres).await?));
+    }
+    Ok(())
 }
 
 /// `patient-notify config …`

@@ -3,6 +3,24 @@
 //! A provider is an enum, not a trait: there are three, and tests use stub
 //! servers that speak the real protocols.
 
+pub mod breaker;
+mod fcm;
+mod google;
+mod gsm7;
+mod http;
+mod providers;
+pub mod render;
+mod smtp;
+mod templates;
+mod twilio;
+mod variables;
+
+#[cfg(test)]
+mod tests;
+
+pub use providers::{DeliverError, Fault, Providers};
+pub use render::{RenderError, Renderer};
+
 use std::time::Duration;
 
 use crate::domain::{Channel, DeliveryId, Reason, Redacted};

@@ -137,6 +137,7 @@ impl Process {
             program,
             args,
             data_dir,
+            death_signal,
             user,
         } = launch;
         let log = data_dir.join(server.log_name());
@@ -159,6 +160,7 @@ impl Process {
         Ok(Self {
             server,
             child,
+            death_signal,
             log,
             log_start,
         })

@@ -65,8 +65,9 @@ main() {
 check_rust() {
   local wanted found
   wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
-  command -v cargo >/dev/null && command -v rustc >/dev/null ||
+  if ! command -v cargo >/dev/null || ! command -v rustc >/dev/null; then
     die "no Rust toolchain on PATH; install Rust $wanted or newer (https://rustup.rs), then run make again"
+  fi
   found=$(rustc --version | awk '{print $2}')
   at_least "$wanted" "${found%%-*}" ||
     die "Rust $found is too old; this project needs $wanted or newer: run 'rustup update stable'"
@@ -88,7 +89,11 @@ install_debian_packages() {
   command -v make >/dev/null || packages+=(make)
   has_header openssl openssl/ssl.h || packages+=(pkg-config libssl-dev)
   has_header zlib zlib.h || packages+=(zlib1g-dev)
-  [[ $group == check ]] || find_java >/dev/null || packages+=(openjdk-17-jre-headless)
+  if [[ $group == check ]]; then
+    command -v shellcheck >/dev/null || packages+=(shellcheck)
+  else
+    find_java >/dev/null || packages+=(openjdk-17-jre-headless)
+  fi
   local tool
   for tool in "$@"; do
     case $tool in

@@ -49,7 +49,7 @@ pub enum Command {
     /// Every role in one process, on a stack of its own.
     Dev(dev::Options),
     /// Stand-ins for the providers alone; prints where they listen.
-    Sandbox(dev::SandboxOptions),
+    Sandbox(dev::SandboxFlags),
     /// Kafka, registry and PostgreSQL, for a command or until Ctrl-C.
     #[command(subcommand)]
     Stack(StackCommand),

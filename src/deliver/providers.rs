@@ -14,7 +14,7 @@ use super::smtp::Smtp;
 use super::twilio::Twilio;
 use super::{Content, LookUp, Message, SendOutcome};
 use crate::config::Config;
-use crate::domain::{Channel, Reason};
+use crate::domain::{Channel, DeliveryId, Reason, Redacted};
 
 /// Longest time-out that a provider may have.
 const TIMEOUT_MAX_MS: u64 = 10 * 60 * 1000;
@@ -186,13 +186,25 @@ impl Providers {
 
     /// Asks the provider's own records about a message whose outcome is unknown
     /// and that was tried at or after `since`.
-    pub async fn look_up(&self, message: &Message, since: Timestamp) -> LookUp {
-        match &self.slot(message.content.channel()).provider {
-            Provider::Twilio(twilio) => twilio.look_up(message, since).await,
+    pub async fn look_up(
+        &self,
+        channel: Channel,
+        delivery_id: DeliveryId,
+        address: &Redacted<String>,
+        since: Timestamp,
+    ) -> LookUp {
+        match &self.slot(channel).provider {
+            Provider::Twilio(twilio) => twilio.look_up(delivery_id, address, since).await,
             Provider::Disabled | Provider::Smtp(_) | Provider::Fcm(_) | Provider::Instant => {
                 LookUp::Unsupported
             }
         }
+    }
+
+    /// Can [`Providers::look_up`] ever find a message of this channel?
+    #[must_use]
+    pub fn can_look_up(&self, channel: Channel) -> bool {
+        matches!(self.slot(channel).provider, Provider::Twilio(_))
     }
 
     /// Longest time that [`Providers::send`] may take on a channel: a claim must

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{LookUp, Message, SendOutcome, http};
 use crate::config::Sms;
-use crate::domain::Reason;
+use crate::domain::{DeliveryId, Reason, Redacted};
 
 /// A look-up reads at most this many pages of [`PAGE_SIZE`] messages.
 const PAGES_MAX: usize = 5;
@@ -136,12 +136,17 @@ impl Twilio {
     /// Looks for the message in the account's own list: first among those sent
     /// since `since`, then among the newest to this number, because a message
     /// that still waits at Twilio has no date of sending.
-    pub(super) async fn look_up(&self, message: &Message, since: Timestamp) -> LookUp {
+    pub(super) async fn look_up(
+        &self,
+        delivery_id: DeliveryId,
+        address: &Redacted<String>,
+        since: Timestamp,
+    ) -> LookUp {
         let search = async {
             let since = since.saturating_sub(Span::new().minutes(5)).unwrap_or(since);
             let since = since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-            match self.search(message, Some(&since), PAGES_MAX).await {
-                LookUp::NotFound => self.search(message, None, 1).await,
+            match self.search(delivery_id, address, Some(&since), PAGES_MAX).await {
+                LookUp::NotFound => self.search(delivery_id, address, None, 1).await,
                 other => other,
             }
         };
@@ -152,10 +157,16 @@ impl Twilio {
 
     /// Reads at most `pages_max` pages. With `since`, running out of pages means
     /// that we cannot say; without, the newest page is all that was asked for.
-    async fn search(&self, message: &Message, since: Option<&str>, pages_max: usize) -> LookUp {
-        let code = message.delivery_id.short_code();
+    async fn search(
+        &self,
+        delivery_id: DeliveryId,
+        address: &Redacted<String>,
+        since: Option<&str>,
+        pages_max: usize,
+    ) -> LookUp {
+        let code = delivery_id.short_code();
         let mut url = self.messages_url.clone();
-        url.query_pairs_mut().append_pair("To", message.address.expose()).append_pair("PageSize", PAGE_SIZE);
+        url.query_pairs_mut().append_pair("To", address.expose()).append_pair("PageSize", PAGE_SIZE);
         if let Some(since) = since {
             url.query_pairs_mut().append_pair("DateSent>", since);
         }

@@ -3,7 +3,11 @@
 //! [`Stack`] starts Apache Kafka, a schema registry and PostgreSQL from the tools
 //! folder that `make deps` fills, on loopback only, and leaves nothing behind.
 
+mod command;
 mod data_dir;
+mod demo;
+mod demo_report;
+mod environment;
 mod error;
 mod kafka;
 mod ports;
@@ -14,6 +18,7 @@ mod run;
 mod stack;
 mod tools;
 
+pub use command::{Options, SandboxFlags, StackFlags, run, run_sandbox, stack_run, stack_up};
 pub use error::{StackError, TakenPort};
 pub use ports::Ports;
 pub use process::Server;

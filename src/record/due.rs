@@ -146,6 +146,23 @@ impl Store {
         Ok(())
     }
 
+    /// Deliveries that somebody has to look at within this time.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn due_within(&self, time: Duration) -> Result<i64, RecordError> {
+        let client = self.client().await?;
+        let time_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let row = client
+            .query_one(
+                "SELECT count(*) FROM delivery WHERE due_at <= now() + $1::bigint * interval '1 millisecond'",
+                &[&time_ms],
+            )
+            .await
+            .map_err(RecordError::at("due_within"))?;
+        Ok(row.try_get(0)?)
+    }
+
     /// What is due, by state.
     ///
     /// # Errors

@@ -21,4 +21,5 @@ pub mod schemas;
 pub use consumer::{Consumer, ConsumerError, Options as ConsumerOptions};
 pub use dead_letter::{DeadLetters, Origin};
 pub use intake::Intake;
+pub use names::dlq_of;
 pub use partition::{Partition, Record, Ticket};

@@ -69,7 +69,10 @@ impl Breaker {
     /// A closed breaker.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
-        Self { settings, state: State::Closed { failures: 0 } }
+        Self {
+            settings,
+            state: State::Closed { failures: 0 },
+        }
     }
 
     /// May a call start at `now`? A [`Admission::Probe`] must be followed by
@@ -132,7 +135,10 @@ impl Breaker {
 
     fn open(&self, now: Instant, pause: Duration) -> State {
         let pause = pause.min(self.settings.pause_max);
-        State::Open { until: now + pause, pause }
+        State::Open {
+            until: now + pause,
+            pause,
+        }
     }
 }
 
@@ -173,7 +179,12 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         let later = now + Duration::from_millis(400);
-        assert_eq!(breaker.admit(later), Admission::Refused { after: Duration::from_millis(600) });
+        assert_eq!(
+            breaker.admit(later),
+            Admission::Refused {
+                after: Duration::from_millis(600)
+            }
+        );
     }
 
     #[test]
@@ -182,7 +193,12 @@ mod tests {
         let mut breaker = opened(now);
         let later = now + Duration::from_secs(1);
         assert_eq!(breaker.admit(later), Admission::Probe);
-        assert_eq!(breaker.admit(later), Admission::Refused { after: Duration::from_secs(1) });
+        assert_eq!(
+            breaker.admit(later),
+            Admission::Refused {
+                after: Duration::from_secs(1)
+            }
+        );
         breaker.record(Admission::Probe, Verdict::Answered, later);
         assert_eq!(breaker.admit(later), Admission::Go);
     }
@@ -216,6 +232,11 @@ mod tests {
         let later = now + Duration::from_secs(1);
         assert_eq!(breaker.admit(later), Admission::Probe);
         breaker.record(Admission::Go, Verdict::Failed, later);
-        assert_eq!(breaker.admit(later), Admission::Refused { after: Duration::from_secs(1) });
+        assert_eq!(
+            breaker.admit(later),
+            Admission::Refused {
+                after: Duration::from_secs(1)
+            }
+        );
     }
 }

@@ -13,11 +13,13 @@ use super::fcm::Fcm;
 use super::smtp::Smtp;
 use super::twilio::Twilio;
 use super::{Content, LookUp, Message, SendOutcome};
-use crate::config::Config;
+use crate::config::{Config, Email, Plan, Push, Sms};
 use crate::domain::{Channel, DeliveryId, Reason, Redacted};
 
 /// Longest time-out that a provider may have.
 const TIMEOUT_MAX_MS: u64 = 10 * 60 * 1000;
+/// Most calls side by side that a provider may have.
+const CONCURRENCY_MAX: u64 = 100_000;
 /// Pause for a message that found no free call in time.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// Calls side by side of the provider for benchmarks: as many as a semaphore can count.
@@ -42,7 +44,9 @@ pub struct DeliverError {
 impl fmt::Display for DeliverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the providers cannot be used as configured:")?;
-        self.faults.iter().try_for_each(|fault| write!(f, "\n  {} {}", fault.key, fault.problem))
+        self.faults
+            .iter()
+            .try_for_each(|fault| write!(f, "\n  {} {}", fault.key, fault.problem))
     }
 }
 
@@ -50,7 +54,7 @@ enum Provider {
     Disabled,
     Twilio(Twilio),
     Smtp(Smtp),
-    Fcm(Fcm),
+    Fcm(Box<Fcm>),
     Instant,
 }
 
@@ -92,7 +96,9 @@ struct Call<'a> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.breaker.lock().record(self.admission, self.verdict, Instant::now());
+        self.breaker
+            .lock()
+            .record(self.admission, self.verdict, Instant::now());
     }
 }
 
@@ -102,37 +108,58 @@ impl Providers {
     /// # Errors
     /// [`DeliverError`] with every fault of the sections `sms`, `email` and `push`.
     pub fn from_config(config: &Config) -> Result<Self, DeliverError> {
+        Self::from_sections(&config.sms, &config.email, &config.push, &config.plan)
+    }
+
+    pub(super) fn from_sections(
+        sms: &Sms,
+        email: &Email,
+        push: &Push,
+        plan: &Plan,
+    ) -> Result<Self, DeliverError> {
         let mut faults = Vec::new();
-        let (sms, email, push) = (&config.sms, &config.email, &config.push);
-        bounds(&mut faults, sms.enabled, "sms.timeout_ms", sms.timeout_ms, "sms.concurrency", sms.concurrency);
-        bounds(
-            &mut faults,
-            email.enabled,
-            "email.timeout_ms",
-            email.timeout_ms,
-            "email.concurrency",
-            email.concurrency,
-        );
-        bounds(
-            &mut faults,
-            push.enabled,
-            "push.timeout_ms",
-            push.timeout_ms,
-            "push.concurrency",
-            push.concurrency,
-        );
-        let mut built = |enabled: bool, provider: &dyn Fn() -> Result<Provider, Vec<(&'static str, String)>>| {
-            if !enabled {
-                return Provider::Disabled;
-            }
-            provider().unwrap_or_else(|problems| {
-                faults.extend(problems.into_iter().map(|(key, problem)| Fault { key, problem }));
-                Provider::Disabled
-            })
-        };
+        let bounds = [
+            (
+                sms.enabled,
+                ("sms.timeout_ms", sms.timeout_ms),
+                ("sms.concurrency", sms.concurrency),
+            ),
+            (
+                email.enabled,
+                ("email.timeout_ms", email.timeout_ms),
+                ("email.concurrency", email.concurrency),
+            ),
+            (
+                push.enabled,
+                ("push.timeout_ms", push.timeout_ms),
+                ("push.concurrency", push.concurrency),
+            ),
+        ];
+        for (_, timeout, concurrency) in bounds.into_iter().filter(|(enabled, _, _)| *enabled) {
+            faults.extend(out_of_bounds(timeout.0, timeout.1, TIMEOUT_MAX_MS));
+            faults.extend(out_of_bounds(
+                concurrency.0,
+                concurrency.1 as u64,
+                CONCURRENCY_MAX,
+            ));
+        }
+        let mut built =
+            |enabled: bool, provider: &dyn Fn() -> Result<Provider, Vec<(&'static str, String)>>| {
+                if !enabled {
+                    return Provider::Disabled;
+                }
+                provider().unwrap_or_else(|problems| {
+                    faults.extend(problems.into_iter().map(|(key, problem)| Fault { key, problem }));
+                    Provider::Disabled
+                })
+            };
         let twilio = built(sms.enabled, &|| Twilio::from_config(sms).map(Provider::Twilio));
-        let smtp = built(email.enabled, &|| Smtp::from_config(email, &config.plan).map(Provider::Smtp));
-        let fcm = built(push.enabled, &|| Fcm::from_config(push).map(Provider::Fcm));
+        let smtp = built(email.enabled, &|| {
+            Smtp::from_config(email, plan).map(Provider::Smtp)
+        });
+        let fcm = built(push.enabled, &|| {
+            Fcm::from_config(push).map(Box::new).map(Provider::Fcm)
+        });
         if !faults.is_empty() {
             return Err(DeliverError { faults });
         }
@@ -149,12 +176,15 @@ impl Providers {
     /// everything around them.
     #[must_use]
     pub fn instant() -> Self {
-        Self { slots: [(); Channel::ALL.len()].map(|()| Slot::new(Provider::Instant, 1000, INSTANT_CONCURRENCY)) }
+        Self {
+            slots: [(); Channel::ALL.len()].map(|()| Slot::new(Provider::Instant, 1000, INSTANT_CONCURRENCY)),
+        }
     }
 
-    /// Hands a message to the provider of its channel. It takes at most
-    /// [`Providers::timeout`]: half of that waiting for a free call, half for the
-    /// call. While the provider's breaker is open it is not called.
+    /// Hands a message to the provider of its channel. It takes at most twice
+    /// [`Providers::timeout`]: once waiting for a free call (then `Throttled`, as
+    /// nothing was sent), once for the call. While the provider's breaker is open
+    /// it is not called at all.
     ///
     /// A channel that is switched off answers `Permanent(ChannelDisabled)`,
     /// which says nothing of the address.
@@ -163,12 +193,17 @@ impl Providers {
         match slot.provider {
             Provider::Disabled => return SendOutcome::Permanent(Reason::ChannelDisabled),
             Provider::Instant => {
-                return SendOutcome::Sent { provider_message_id: message.delivery_id.to_string() };
+                return SendOutcome::Sent {
+                    provider_message_id: message.delivery_id.to_string(),
+                };
             }
             Provider::Twilio(_) | Provider::Smtp(_) | Provider::Fcm(_) => {}
         }
         if let Some(after) = slot.refused() {
-            return SendOutcome::Transient { reason: Reason::ProviderUnreachable, after: Some(after) };
+            return SendOutcome::Transient {
+                reason: Reason::ProviderUnreachable,
+                after: Some(after),
+            };
         }
         let permit = tokio::time::timeout(slot.timeout, slot.calls.acquire()).await;
         let Ok(Ok(_permit)) = permit else {
@@ -176,9 +211,16 @@ impl Providers {
         };
         let admission = slot.breaker.lock().admit(Instant::now());
         if let Admission::Refused { after } = admission {
-            return SendOutcome::Transient { reason: Reason::ProviderUnreachable, after: Some(after) };
+            return SendOutcome::Transient {
+                reason: Reason::ProviderUnreachable,
+                after: Some(after),
+            };
         }
-        let mut call = Call { breaker: &slot.breaker, admission, verdict: Verdict::Abandoned };
+        let mut call = Call {
+            breaker: &slot.breaker,
+            admission,
+            verdict: Verdict::Abandoned,
+        };
         let outcome = slot.call(message).await;
         call.verdict = verdict(&outcome);
         outcome
@@ -201,22 +243,23 @@ impl Providers {
         }
     }
 
-    /// Can [`Providers::look_up`] ever find a message of this channel?
+    /// Longest time of one call on a channel. [`Providers::send`] takes at most
+    /// twice as long, so a claim must have at least that much left.
     #[must_use]
-    pub fn can_look_up(&self, channel: Channel) -> bool {
-        matches!(self.slot(channel).provider, Provider::Twilio(_))
+    pub const fn timeout(&self, channel: Channel) -> Duration {
+        self.slot(channel).timeout
     }
 
-    /// Longest time that [`Providers::send`] may take on a channel: a claim must
-    /// have at least this much left.
+    /// Can a channel's provider be asked what became of a message
+    /// ([`Providers::look_up`])?
     #[must_use]
-    pub fn timeout(&self, channel: Channel) -> Duration {
-        self.slot(channel).timeout * 2
+    pub const fn can_look_up(&self, channel: Channel) -> bool {
+        matches!(self.slot(channel).provider, Provider::Twilio(_))
     }
 
     /// Is the channel switched on?
     #[must_use]
-    pub fn enabled(&self, channel: Channel) -> bool {
+    pub const fn enabled(&self, channel: Channel) -> bool {
         !matches!(self.slot(channel).provider, Provider::Disabled)
     }
 
@@ -276,24 +319,10 @@ const fn verdict(outcome: &SendOutcome) -> Verdict {
     }
 }
 
-fn bounds(
-    faults: &mut Vec<Fault>,
-    enabled: bool,
-    timeout_key: &'static str,
-    timeout_ms: u64,
-    concurrency_key: &'static str,
-    concurrency: usize,
-) {
-    if enabled && !(1..=TIMEOUT_MAX_MS).contains(&timeout_ms) {
-        faults.push(Fault {
-            key: timeout_key,
-            problem: format!("must be 1 to {TIMEOUT_MAX_MS}, not {timeout_ms}"),
-        });
-    }
-    if enabled && !(1..=100_000).contains(&concurrency) {
-        faults.push(Fault {
-            key: concurrency_key,
-            problem: format!("must be 1 to 100000, not {concurrency}"),
-        });
-    }
+fn out_of_bounds(key: &'static str, value: u64, max: u64) -> Option<Fault> {
+    let problem = || format!("must be 1 to {max}, not {value}");
+    (!(1..=max).contains(&value)).then(|| Fault {
+        key,
+        problem: problem(),
+    })
 }

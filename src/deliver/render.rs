@@ -6,22 +6,22 @@
 //! differs from message to message, the words are made once and joined with the
 //! link, which takes under a microsecond.
 
+mod build;
+
 use std::fmt;
 
+use minijinja::Environment;
 use minijinja::value::Value;
-use minijinja::{Environment, UndefinedBehavior};
 
 use super::Content;
 use super::gsm7;
-use super::templates::{self, LAYOUT, SOURCES, Source};
+use super::templates::SOURCES;
 use super::variables::{Language, Variable};
 use crate::config::Plan;
 use crate::domain::{Channel, DeliveryId, Purpose, Redacted};
 
 /// Stands where the short code goes in words that are made once (private use).
 const CODE_MARK: char = '\u{E000}';
-/// Length of a short code.
-const CODE_CHARS: usize = 11;
 /// Longest part that is made of one message.
 const SECTION_MAX_BYTES: usize = 16 * 1024;
 
@@ -102,7 +102,9 @@ pub struct Renderer {
 
 impl fmt::Debug for Renderer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renderer").field("locales", &self.locales).finish_non_exhaustive()
+        f.debug_struct("Renderer")
+            .field("locales", &self.locales)
+            .finish_non_exhaustive()
     }
 }
 
@@ -136,8 +138,16 @@ impl Renderer {
         let mut next = || Redacted::new(words.next().unwrap_or_default());
         Ok(match channel {
             Channel::Sms => Content::Sms { body: next() },
-            Channel::Email => Content::Email { subject: next(), text: next(), html: next() },
-            Channel::Push => Content::Push { title: next(), body: next(), link: self.link(&code) },
+            Channel::Email => Content::Email {
+                subject: next(),
+                text: next(),
+                html: next(),
+            },
+            Channel::Push => Content::Push {
+                title: next(),
+                body: next(),
+                link: self.link(&code),
+            },
         })
     }
 
@@ -145,9 +155,13 @@ impl Renderer {
     /// a caller may send.
     #[must_use]
     pub fn variables(&self, purpose: Purpose) -> Vec<&str> {
-        let of_purpose = self.templates.iter().filter(|template| template.purpose == purpose);
-        let mut names: Vec<&str> =
-            of_purpose.flat_map(|template| template.variables.iter().map(|(name, _)| name.as_str())).collect();
+        let of_purpose = self
+            .templates
+            .iter()
+            .filter(|template| template.purpose == purpose);
+        let mut names: Vec<&str> = of_purpose
+            .flat_map(|template| template.variables.iter().map(|(name, _)| name.as_str()))
+            .collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -178,7 +192,9 @@ impl Renderer {
     }
 
     fn find_locale(&self, tag: &str) -> Option<usize> {
-        self.locales.iter().position(|locale| locale.eq_ignore_ascii_case(tag))
+        self.locales
+            .iter()
+            .position(|locale| locale.eq_ignore_ascii_case(tag))
     }
 
     fn sections(
@@ -188,7 +204,10 @@ impl Renderer {
         code: &str,
     ) -> Result<Vec<String>, RenderError> {
         if template.sections.iter().all(|section| section.fixed.is_some()) {
-            let fixed = template.sections.iter().filter_map(|section| section.fixed.as_ref());
+            let fixed = template
+                .sections
+                .iter()
+                .filter_map(|section| section.fixed.as_ref());
             return Ok(fixed.map(|pieces| pieces.join(code)).collect());
         }
         let values = template.values(variables)?;
@@ -207,7 +226,9 @@ impl Renderer {
         };
         let sections: Vec<String> = template.sections.iter().map(section).collect::<Result<_, _>>()?;
         if template.channel == Channel::Sms {
-            let septets = sections.first().and_then(|body| gsm7::septets(&body.replace(CODE_MARK, "0")));
+            let septets = sections
+                .first()
+                .and_then(|body| gsm7::septets(&body.replace(CODE_MARK, "0")));
             if septets.is_none_or(|septets| septets > gsm7::MESSAGE_MAX_SEPTETS) {
                 return Err(template.failed("the text is longer than one message of 160 GSM-7 characters"));
             }
@@ -222,7 +243,11 @@ impl Renderer {
         let is_sms = template.channel == Channel::Sms;
         let standard = if is_sms { &self.gsm7 } else { &self.plain };
         let own = template.variables.iter().zip(values).map(|((name, _), value)| {
-            let value = if is_sms { gsm7::simplify(value) } else { value.clone() };
+            let value = if is_sms {
+                gsm7::simplify(value)
+            } else {
+                value.clone()
+            };
             (Value::from(name.as_str()), Value::from(value))
         });
         let shared = [
@@ -234,90 +259,15 @@ impl Renderer {
         ];
         Value::from_pairs(own.chain(shared))
     }
-
-    fn build(plan: &Plan, sources: &'static [Source]) -> Result<Self, RenderError> {
-        let portal_url = plan.portal_url.trim_end_matches('/').to_owned();
-        let mut faults = plan_faults(plan);
-        let mut locales: Vec<&'static str> = Vec::new();
-        for source in sources {
-            if !locales.contains(&source.locale) {
-                locales.push(source.locale);
-            }
-        }
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        if let Err(error) = environment.add_template("layout.html", LAYOUT) {
-            faults.push(format!("layout.html.j2: {error}"));
-        }
-        let mut found: Vec<Template> = Vec::with_capacity(sources.len());
-        for source in sources {
-            match compile(&mut environment, source) {
-                Ok(template) => found.push(template),
-                Err(problem) => faults.push(format!("{}: {problem}", file_name(source))),
-            }
-        }
-        let standard = |words: fn(&str) -> String| Standard {
-            sender_name: Value::from(words(&plan.sender_name)),
-            contact_phone: Value::from(words(&plan.contact_phone)),
-            portal_url: Value::from(portal_url.as_str()),
-        };
-        let mut renderer = Self {
-            environment,
-            templates: in_order(&locales, found, &mut faults),
-            default_locale: 0,
-            plain: standard(str::to_owned),
-            gsm7: standard(gsm7::simplify),
-            locales,
-            portal_url,
-        };
-        match renderer.find_locale(&plan.default_locale) {
-            Some(index) => renderer.default_locale = index,
-            None => faults.push(format!("plan.default_locale must be one of {}", renderer.locales.join(", "))),
-        }
-        if faults.is_empty() {
-            renderer.check_and_fix(&mut faults);
-        }
-        if faults.is_empty() { Ok(renderer) } else { Err(RenderError::Unusable { faults }) }
-    }
-
-    /// Fills every template with its longest values and with none, and keeps the
-    /// words of those that have no variables.
-    fn check_and_fix(&mut self, faults: &mut Vec<String>) {
-        let longest_code = "W".repeat(CODE_CHARS);
-        let mut fixed = Vec::new();
-        for (index, template) in self.templates.iter().enumerate() {
-            let longest: Vec<String> =
-                template.variables.iter().map(|(_, v)| v.kind.longest(template.language)).collect();
-            let mut tries = vec![longest];
-            if template.variables.iter().all(|(_, variable)| variable.optional) {
-                tries.push(vec![String::new(); template.variables.len()]);
-            }
-            for values in tries {
-                if let Err(error) = self.fill(template, &values, &longest_code) {
-                    faults.push(format!(
-                        "locale {}, {error}; shorten plan.sender_name, plan.contact_phone or plan.portal_url, \
-                         or the template",
-                        template.locale
-                    ));
-                }
-            }
-            if template.variables.is_empty()
-                && let Ok(sections) = self.fill(template, &[], &CODE_MARK.to_string())
-            {
-                fixed.push((index, sections));
-            }
-        }
-        for (index, sections) in fixed {
-            for (section, words) in self.templates[index].sections.iter_mut().zip(sections) {
-                section.fixed = Some(words.split(CODE_MARK).map(str::to_owned).collect());
-            }
-        }
-    }
 }
 
 impl Template {
     fn failed(&self, problem: &'static str) -> RenderError {
-        RenderError::Failed { purpose: self.purpose, channel: self.channel, problem }
+        RenderError::Failed {
+            purpose: self.purpose,
+            channel: self.channel,
+            problem,
+        }
     }
 
     /// The declared variables' words, in order; an optional one that was not
@@ -325,70 +275,29 @@ impl Template {
     fn values(&self, given: &[(String, String)]) -> Result<Vec<String>, RenderError> {
         let (purpose, channel) = (self.purpose, self.channel);
         let value = |(name, variable): &(String, Variable)| {
-            let given = given.iter().find(|(given, _)| given == name).map(|(_, value)| value.trim());
+            let given = given
+                .iter()
+                .find(|(given, _)| given == name)
+                .map(|(_, value)| value.trim());
             match given.filter(|value| !value.is_empty()) {
                 None if variable.optional => Ok(String::new()),
-                None => Err(RenderError::Missing { purpose, channel, variable: name.clone() }),
-                Some(value) => variable
-                    .kind
-                    .words(value, self.language)
-                    .ok_or_else(|| RenderError::WrongKind { purpose, channel, variable: name.clone() }),
+                None => Err(RenderError::Missing {
+                    purpose,
+                    channel,
+                    variable: name.clone(),
+                }),
+                Some(value) => {
+                    variable
+                        .kind
+                        .words(value, self.language)
+                        .ok_or_else(|| RenderError::WrongKind {
+                            purpose,
+                            channel,
+                            variable: name.clone(),
+                        })
+                }
             }
         };
         self.variables.iter().map(value).collect()
     }
-}
-
-fn plan_faults(plan: &Plan) -> Vec<String> {
-    let mut faults = Vec::new();
-    let is_url = plan.portal_url.starts_with("https://") || plan.portal_url.starts_with("http://");
-    if !is_url || plan.portal_url.contains([' ', '?', '#']) || !plan.portal_url.is_ascii() {
-        faults.push("plan.portal_url must be an http(s) address without query or fragment".to_owned());
-    }
-    for (key, value) in [("plan.sender_name", &plan.sender_name), ("plan.contact_phone", &plan.contact_phone)] {
-        if value.trim().is_empty() || value.chars().any(char::is_control) {
-            faults.push(format!("{key} must be one line of text"));
-        }
-    }
-    faults
-}
-
-fn file_name(source: &Source) -> String {
-    format!("templates/{}/{}.{}.j2", source.locale, source.purpose, source.channel)
-}
-
-fn compile(environment: &mut Environment<'static>, source: &Source) -> Result<Template, String> {
-    let parsed = templates::parse(source.channel, source.text)?;
-    let language = Language::of(source.locale).ok_or("dates of this language are not known")?;
-    let mut sections = Vec::new();
-    for (section, words) in templates::section_names(source.channel).iter().zip(parsed.sections) {
-        let name = format!("{}/{}.{}.{section}", source.locale, source.purpose, source.channel);
-        environment.add_template_owned(name.clone(), words).map_err(|error| error.to_string())?;
-        sections.push(Section { name, fixed: None });
-    }
-    Ok(Template {
-        language,
-        locale: source.locale,
-        purpose: source.purpose,
-        channel: source.channel,
-        variables: parsed.variables.into_iter().collect(),
-        sections,
-    })
-}
-
-/// One template a locale, purpose and channel, in the order of their indices.
-fn in_order(locales: &[&'static str], mut found: Vec<Template>, faults: &mut Vec<String>) -> Vec<Template> {
-    let mut ordered = Vec::with_capacity(found.len());
-    for &locale in locales {
-        for &purpose in Purpose::ALL {
-            for &channel in Channel::ALL {
-                let wanted = |t: &Template| (t.locale, t.purpose, t.channel) == (locale, purpose, channel);
-                match found.iter().position(wanted) {
-                    Some(index) => ordered.push(found.swap_remove(index)),
-                    None => faults.push(format!("templates/{locale}/{purpose}.{channel}.j2 cannot be used")),
-                }
-            }
-        }
-    }
-    ordered
 }

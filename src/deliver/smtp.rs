@@ -4,6 +4,8 @@
 //! only then is it known whether a connection was lost before the message left
 //! (certainly not sent) or after (nobody knows).
 
+mod reply;
+
 use std::time::{Duration, Instant};
 
 use lettre::message::header::{Header, HeaderName, HeaderValue};
@@ -18,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::{Instant as Deadline, timeout_at};
 
+use self::reply::{Stage, failure, unreachable_now};
 use super::{Message, SendOutcome};
 use crate::config::{Email, Plan};
 use crate::domain::{Reason, Redacted};
@@ -26,29 +29,12 @@ use crate::domain::{Reason, Redacted};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Servers close idle sessions after a minute or more; ours go before.
 const IDLE_MAX: Duration = Duration::from_secs(30);
-/// Pause after 421 or a 4.7.x (rate, greylisting): SMTP has no `Retry-After`.
-const THROTTLE_PAUSE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TlsMode {
     None,
     StartTls,
     Tls,
-}
-
-/// Where in the dialogue something went wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Connection, greeting, EHLO, STARTTLS.
-    Connect,
-    /// AUTH.
-    Auth,
-    /// MAIL and the DATA command.
-    Envelope,
-    /// RCPT.
-    Recipient,
-    /// The message itself and the answer to it.
-    Content,
 }
 
 struct Idle {
@@ -114,7 +100,9 @@ impl Smtp {
         }
         let tls = match tls_mode {
             Some(TlsMode::StartTls | TlsMode::Tls) => TlsParameters::new(config.smtp_host.clone())
-                .map_err(|error| faults.push(("email.smtp_host", format!("cannot be used for TLS ({error})"))))
+                .map_err(|error| {
+                    faults.push(("email.smtp_host", format!("cannot be used for TLS ({error})")))
+                })
                 .ok(),
             Some(TlsMode::None) | None => None,
         };
@@ -152,7 +140,10 @@ impl Smtp {
         let Ok(to) = message.address.expose().parse::<Address>() else {
             return SendOutcome::Permanent(Reason::InvalidAddress);
         };
-        let id = format!("{}.{}@{}", message.delivery_id, message.attempt_group, self.message_id_domain);
+        let id = format!(
+            "{}.{}@{}",
+            message.delivery_id, message.attempt_group, self.message_id_domain
+        );
         let mime = Mime::builder()
             .from(self.from.clone())
             .to(Mailbox::new(None, to.clone()))
@@ -160,12 +151,17 @@ impl Smtp {
             .message_id(Some(format!("<{id}>")))
             .header(AutoSubmitted("auto-generated".to_owned()))
             .header(DeliveryHeader(message.delivery_id.to_string()))
-            .multipart(MultiPart::alternative_plain_html(text.expose().clone(), html.expose().clone()));
+            .multipart(MultiPart::alternative_plain_html(
+                text.expose().clone(),
+                html.expose().clone(),
+            ));
         let Ok(mime) = mime else {
             return SendOutcome::Permanent(Reason::ProviderRefused);
         };
         match self.exchange(to, &mime.formatted()).await {
-            Ok(()) => SendOutcome::Sent { provider_message_id: id },
+            Ok(()) => SendOutcome::Sent {
+                provider_message_id: id,
+            },
             Err(outcome) => outcome,
         }
     }
@@ -231,7 +227,9 @@ impl Smtp {
                 AsyncSmtpConnection::connect_tokio1(server, None, &self.hello, self.tls.clone(), None).await
             }
             TlsMode::None | TlsMode::StartTls => {
-                let stream = TcpStream::connect(server).await.map_err(|_| (Stage::Connect, None))?;
+                let stream = TcpStream::connect(server)
+                    .await
+                    .map_err(|_| (Stage::Connect, None))?;
                 // The end of a message is a small write of its own: it must not wait for an ACK.
                 stream.set_nodelay(true).map_err(|_| (Stage::Connect, None))?;
                 AsyncSmtpConnection::connect_with_transport(Box::new(stream), &self.hello).await
@@ -239,11 +237,17 @@ impl Smtp {
         }
         .map_err(at(Stage::Connect))?;
         if let (TlsMode::StartTls, Some(tls)) = (self.tls_mode, &self.tls) {
-            connection.starttls(tls.clone(), &self.hello).await.map_err(at(Stage::Connect))?;
+            connection
+                .starttls(tls.clone(), &self.hello)
+                .await
+                .map_err(at(Stage::Connect))?;
         }
         if let Some(credentials) = &self.credentials {
             let mechanisms = [Mechanism::Plain, Mechanism::Login];
-            connection.auth(&mechanisms, credentials).await.map_err(at(Stage::Auth))?;
+            connection
+                .auth(&mechanisms, credentials)
+                .await
+                .map_err(at(Stage::Auth))?;
         }
         Ok(connection)
     }
@@ -264,11 +268,16 @@ impl Smtp {
             let at = |stage| move |error| (stage, Some(error));
             let mail = Mail::new(Some(self.from.email.clone()), options);
             connection.command(mail).await.map_err(at(Stage::Envelope))?;
-            connection.command(Rcpt::new(to.clone(), Vec::new())).await.map_err(at(Stage::Recipient))?;
+            connection
+                .command(Rcpt::new(to.clone(), Vec::new()))
+                .await
+                .map_err(at(Stage::Recipient))?;
             connection.command(Data).await.map_err(at(Stage::Envelope))?;
             Ok(())
         };
-        timeout_at(deadline, steps).await.unwrap_or(Err((Stage::Envelope, None)))
+        timeout_at(deadline, steps)
+            .await
+            .unwrap_or(Err((Stage::Envelope, None)))
     }
 
     /// After a reply the session goes on; after anything else it is dropped.
@@ -292,100 +301,35 @@ impl Smtp {
     fn give_back(&self, connection: AsyncSmtpConnection) {
         let mut idle = self.idle.lock();
         if idle.len() < self.idle_max {
-            idle.push(Idle { connection, since: Instant::now() });
+            idle.push(Idle {
+                connection,
+                since: Instant::now(),
+            });
         }
     }
 }
 
 fn is_domain(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
 }
 
 /// `a@b` gets the sender's name, `Name <a@b>` keeps its own.
 fn parse_from(text: &str, sender_name: &str) -> Result<Mailbox, String> {
-    let mailbox: Mailbox =
-        text.parse().map_err(|_| "must be a mailbox, for example no-reply@portal.example.org".to_owned())?;
-    let name = mailbox.name.or_else(|| (!sender_name.is_empty()).then(|| sender_name.to_owned()));
+    let mailbox: Mailbox = text
+        .parse()
+        .map_err(|_| "must be a mailbox, for example no-reply@portal.example.org".to_owned())?;
+    let name = mailbox
+        .name
+        .or_else(|| (!sender_name.is_empty()).then(|| sender_name.to_owned()));
     Ok(Mailbox::new(name, mailbox.email))
-}
-
-const fn unreachable_now() -> SendOutcome {
-    SendOutcome::Transient { reason: Reason::ProviderUnreachable, after: None }
-}
-
-fn failure(stage: Stage, error: &SmtpError) -> SendOutcome {
-    let Some(code) = error.status() else {
-        return match stage {
-            Stage::Content => SendOutcome::Ambiguous(Reason::ProviderTimeout),
-            // The server offers no way to log in that we know.
-            Stage::Auth if error.is_client() => {
-                SendOutcome::Transient { reason: Reason::ProviderCredentials, after: None }
-            }
-            Stage::Connect | Stage::Auth | Stage::Envelope | Stage::Recipient if error.is_client() => {
-                SendOutcome::Transient { reason: Reason::ProviderError, after: None }
-            }
-            Stage::Connect | Stage::Auth | Stage::Envelope | Stage::Recipient => unreachable_now(),
-        };
-    };
-    let text = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    refusal(stage, u16::from(code), enhanced_code(&text))
-}
-
-/// The enhanced status code (RFC 3463) at the head of a reply's text.
-fn enhanced_code(text: &str) -> Option<(u16, u16, u16)> {
-    let mut parts = text.split_whitespace().next()?.split('.').map(str::parse::<u16>);
-    match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(Ok(class @ (2 | 4 | 5))), Some(Ok(subject)), Some(Ok(detail)), None) => {
-            Some((class, subject, detail))
-        }
-        _ => None,
-    }
-}
-
-/// What a negative reply means. A policy refusal (5.7.x) of a recipient says
-/// nothing of the address, so it does not count as an invalid one.
-fn refusal(stage: Stage, code: u16, enhanced: Option<(u16, u16, u16)>) -> SendOutcome {
-    let transient = |reason| SendOutcome::Transient { reason, after: None };
-    match (code, enhanced, stage) {
-        (421, _, _) | (400..=499, Some((_, 7, _)), _) => SendOutcome::Throttled { after: THROTTLE_PAUSE },
-        (530 | 534 | 535 | 538, _, _) | (_, _, Stage::Auth) => transient(Reason::ProviderCredentials),
-        (400..=499, _, _) | (500..=599, _, Stage::Connect) => transient(Reason::ProviderError),
-        (_, Some((5, 1, _) | (5, 2, 1)), Stage::Recipient | Stage::Content)
-        | (550 | 551 | 553, None, Stage::Recipient) => SendOutcome::Permanent(Reason::InvalidAddress),
-        (500..=599, _, _) => SendOutcome::Permanent(Reason::ProviderRefused),
-        _ => transient(Reason::ProviderError),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_reply_has_its_class() {
-        use SendOutcome::{Permanent, Throttled, Transient};
-        let transient = |reason| Transient { reason, after: None };
-        let throttled = Throttled { after: THROTTLE_PAUSE };
-        let cases = [
-            (Stage::Recipient, 550, "5.1.1 no such user", Permanent(Reason::InvalidAddress)),
-            (Stage::Recipient, 550, "no such user", Permanent(Reason::InvalidAddress)),
-            (Stage::Recipient, 553, "5.1.3 bad syntax", Permanent(Reason::InvalidAddress)),
-            (Stage::Recipient, 550, "5.7.1 relaying denied", Permanent(Reason::ProviderRefused)),
-            (Stage::Recipient, 552, "5.2.2 mailbox full", Permanent(Reason::ProviderRefused)),
-            (Stage::Envelope, 550, "sender refused", Permanent(Reason::ProviderRefused)),
-            (Stage::Content, 554, "5.6.0 content refused", Permanent(Reason::ProviderRefused)),
-            (Stage::Recipient, 452, "4.2.2 mailbox full", transient(Reason::ProviderError)),
-            (Stage::Content, 451, "4.3.0 try later", transient(Reason::ProviderError)),
-            (Stage::Recipient, 450, "4.7.1 greylisted", throttled.clone()),
-            (Stage::Envelope, 421, "too many", throttled),
-            (Stage::Auth, 535, "5.7.8 bad credentials", transient(Reason::ProviderCredentials)),
-            (Stage::Envelope, 530, "5.7.0 authenticate first", transient(Reason::ProviderCredentials)),
-            (Stage::Connect, 554, "no service", transient(Reason::ProviderError)),
-        ];
-        for (stage, code, text, expected) in cases {
-            assert_eq!(refusal(stage, code, enhanced_code(text)), expected, "{stage:?} {code} {text}");
-        }
-    }
 
     #[test]
     fn the_senders_name_is_added_unless_there_is_one() {

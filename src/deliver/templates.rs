@@ -22,7 +22,8 @@ use super::variables::Variable;
 use crate::domain::{Channel, Purpose};
 
 /// The frame of every HTML part.
-pub(super) const LAYOUT: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/templates/layout.html.j2"));
+pub(super) const LAYOUT: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/templates/layout.html.j2"));
 
 /// A file of the table.
 pub(super) struct Source {
@@ -99,11 +100,17 @@ pub(super) fn parse(channel: Channel, text: &str) -> Result<Parsed, String> {
     let (head, body) = rest.split_once("+++\n").ok_or("has no second +++ line")?;
     let head: Head = toml::from_str(head).map_err(|error| format!("head: {}", error.message()))?;
     for (name, variable) in &head.variables {
-        variable.kind.check().map_err(|problem| format!("variable {name}: {problem}"))?;
+        variable
+            .kind
+            .check()
+            .map_err(|problem| format!("variable {name}: {problem}"))?;
     }
     let names = section_names(channel);
     if channel == Channel::Sms {
-        return Ok(Parsed { variables: head.variables, sections: vec![body.trim().to_owned()] });
+        return Ok(Parsed {
+            variables: head.variables,
+            sections: vec![body.trim().to_owned()],
+        });
     }
     let mut sections = Vec::with_capacity(names.len());
     let mut rest = body.trim_start();
@@ -111,12 +118,17 @@ pub(super) fn parse(channel: Channel, text: &str) -> Result<Parsed, String> {
         rest = rest
             .strip_prefix(&format!("=== {name}\n"))
             .ok_or_else(|| format!("section {name} is missing or not in its place"))?;
-        let end = names.get(index + 1).and_then(|next| rest.find(&format!("=== {next}\n")));
+        let end = names
+            .get(index + 1)
+            .and_then(|next| rest.find(&format!("=== {next}\n")));
         let (section, after) = rest.split_at(end.unwrap_or(rest.len()));
         sections.push(section.trim().to_owned());
         rest = after;
     }
-    Ok(Parsed { variables: head.variables, sections })
+    Ok(Parsed {
+        variables: head.variables,
+        sections,
+    })
 }
 
 #[cfg(test)]
@@ -128,7 +140,13 @@ mod tests {
         for source in SOURCES {
             let parsed = parse(source.channel, source.text);
             let sections = parsed.map(|parsed| parsed.sections.len());
-            assert_eq!(sections, Ok(section_names(source.channel).len()), "{} {}", source.locale, source.purpose);
+            assert_eq!(
+                sections,
+                Ok(section_names(source.channel).len()),
+                "{} {}",
+                source.locale,
+                source.purpose
+            );
         }
     }
 
@@ -137,7 +155,9 @@ mod tests {
         let fault = |text| parse(Channel::Push, text).err().unwrap();
         assert!(fault("hello").contains("begin with a +++ line"));
         assert!(fault("+++\n+++\n=== title\nx").contains("section body"));
-        assert!(fault("+++\n[variables]\nx = { kind = \"text\", max_chars = 900 }\n+++\n").contains("max_chars"));
+        assert!(
+            fault("+++\n[variables]\nx = { kind = \"text\", max_chars = 900 }\n+++\n").contains("max_chars")
+        );
         assert!(fault("+++\n[variables]\nx = { kind = \"anything\" }\n+++\n").contains("head:"));
     }
 }

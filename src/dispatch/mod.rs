@@ -26,7 +26,8 @@ use crate::metrics;
 use crate::plan::RetryPolicy;
 use crate::record::Recorded;
 
-/// What must be left of a lease beyond the longest send, for recording.
+/// What must be left of a lease beyond the wait for a free call and the call
+/// itself (each at most the provider's time-out), for recording.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
 /// A delivery whose claim we hold.
@@ -145,7 +146,7 @@ impl Dispatcher {
     }
 
     async fn deliver(&self, assignment: &Assignment, may_begin: &MayBegin) -> (Recorded, Outcome) {
-        let needed = self.providers.timeout(assignment.channel) + LEASE_MARGIN;
+        let needed = self.providers.timeout(assignment.channel) * 2 + LEASE_MARGIN;
         if !may_begin() || assignment.lease_until.saturating_duration_since(Instant::now()) < needed {
             return released(assignment);
         }

@@ -117,7 +117,12 @@ impl Line {
     fn new(stream: TcpStream, cut: CancellationToken, permit: OwnedSemaphorePermit) -> Self {
         // Without it small answers wait for ACKs; a failure only makes it slower.
         let _ = stream.set_nodelay(true);
-        Self { stream, when_cut: Box::pin(cut.clone().cancelled_owned()), cut, _permit: permit }
+        Self {
+            stream,
+            when_cut: Box::pin(cut.clone().cancelled_owned()),
+            cut,
+            _permit: permit,
+        }
     }
 }
 
@@ -126,7 +131,11 @@ fn was_cut() -> io::Error {
 }
 
 impl AsyncRead for Line {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.when_cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(was_cut()));
         }

@@ -43,7 +43,13 @@ pub struct Received {
 impl Received {
     /// A message that comes in now.
     #[must_use]
-    pub fn new(channel: Channel, provider_message_id: String, to: String, subject: String, body: &str) -> Self {
+    pub fn new(
+        channel: Channel,
+        provider_message_id: String,
+        to: String,
+        subject: String,
+        body: &str,
+    ) -> Self {
         Self {
             channel,
             provider_message_id,
@@ -113,7 +119,9 @@ pub struct MessageLog {
 
 impl std::fmt::Debug for MessageLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MessageLog").field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("MessageLog")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,7 +135,10 @@ impl MessageLog {
     /// A log that keeps at most `capacity` messages (at least one).
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { capacity: capacity.max(1), inner: Mutex::default() }
+        Self {
+            capacity: capacity.max(1),
+            inner: Mutex::default(),
+        }
     }
 
     /// Adds a message; the oldest goes when the log is full.
@@ -178,7 +189,11 @@ impl MessageLog {
         let inner = self.inner.lock();
         let mut stats = inner.stats.clone();
         stats.deliveries = inner.by_code.len();
-        stats.duplicates = inner.by_code.values().map(|&count| u64::from(count.saturating_sub(1))).sum();
+        stats.duplicates = inner
+            .by_code
+            .values()
+            .map(|&count| u64::from(count.saturating_sub(1)))
+            .sum();
         stats
     }
 
@@ -193,14 +208,24 @@ impl MessageLog {
     /// `address` (empty: all).
     #[must_use]
     pub fn latest(&self, limit: usize, address: &str) -> Vec<Arc<Received>> {
-        self.find(limit, |message| address.is_empty() || message.to.expose().contains(address))
+        self.find(limit, |message| {
+            address.is_empty() || message.to.expose().contains(address)
+        })
     }
 
     /// The newest `limit` messages, newest first, that a condition holds for,
     /// among the newest 200,000.
     pub fn find(&self, limit: usize, mut wanted: impl FnMut(&Received) -> bool) -> Vec<Arc<Received>> {
         let inner = self.inner.lock();
-        inner.messages.iter().rev().take(SEARCH_MAX).filter(|m| wanted(m)).take(limit).cloned().collect()
+        inner
+            .messages
+            .iter()
+            .rev()
+            .take(SEARCH_MAX)
+            .filter(|m| wanted(m))
+            .take(limit)
+            .cloned()
+            .collect()
     }
 
     /// Every message that is kept, oldest first.
@@ -217,7 +242,9 @@ impl MessageLog {
 
 impl Inner {
     fn evict(&mut self) {
-        let Some(oldest) = self.messages.pop_front() else { return };
+        let Some(oldest) = self.messages.pop_front() else {
+            return;
+        };
         self.stats.evicted += 1;
         let Some(code) = &oldest.short_code else { return };
         if let Some(count) = self.by_code.get_mut(code) {
@@ -235,8 +262,14 @@ mod tests {
 
     fn message(number: u128) -> Received {
         let id = Uuid::from_u128(number << 64);
-        Received::new(Channel::Sms, "SM1".to_owned(), "+15550100001".to_owned(), String::new(), "hello")
-            .of_delivery(Some(id))
+        Received::new(
+            Channel::Sms,
+            "SM1".to_owned(),
+            "+15550100001".to_owned(),
+            String::new(),
+            "hello",
+        )
+        .of_delivery(Some(id))
     }
 
     #[test]
@@ -258,21 +291,36 @@ mod tests {
             log.push(message(number));
         }
         let stats = log.stats();
-        assert_eq!((log.len(), stats.total, stats.evicted, stats.deliveries), (2, 5, 3, 2));
+        assert_eq!(
+            (log.len(), stats.total, stats.evicted, stats.deliveries),
+            (2, 5, 3, 2)
+        );
     }
 
     #[test]
     fn the_code_is_found_in_the_link() {
-        assert_eq!(short_code_in("see https://p.org/n/0123456789A Call"), Some("0123456789A".to_owned()));
+        assert_eq!(
+            short_code_in("see https://p.org/n/0123456789A Call"),
+            Some("0123456789A".to_owned())
+        );
         assert_eq!(short_code_in("https://p.org/n/short"), None);
-        assert_eq!(short_code_in("/n/x /n/0123456789B"), Some("0123456789B".to_owned()));
+        assert_eq!(
+            short_code_in("/n/x /n/0123456789B"),
+            Some("0123456789B".to_owned())
+        );
     }
 
     #[test]
     fn neither_address_nor_words_are_printed() {
         let log = MessageLog::default();
         let canary = |word: &str| format!("CANARY-{word}");
-        log.push(Received::new(Channel::Email, "1".to_owned(), canary("to"), canary("subject"), &canary("body")));
+        log.push(Received::new(
+            Channel::Email,
+            "1".to_owned(),
+            canary("to"),
+            canary("subject"),
+            &canary("body"),
+        ));
         assert!(!format!("{log:?} {:?}", log.all()).contains("CANARY"));
     }
 }

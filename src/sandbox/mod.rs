@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::account::Account;
 use self::listen::{Cut, Gate};
-use crate::config::Config;
+use crate::config::{Config, Email, Push, Sms};
 use crate::domain::{Channel, Redacted};
 
 /// Where the sandbox listens (127.0.0.1 only; port 0: a free one) and what it keeps.
@@ -50,7 +50,13 @@ impl SandboxOptions {
     /// Free ports, the default log.
     #[must_use]
     pub fn in_dir(dir: &Path) -> Self {
-        Self { sms_port: 0, smtp_port: 0, fcm_port: 0, dir: dir.to_owned(), log_capacity: DEFAULT_CAPACITY }
+        Self {
+            sms_port: 0,
+            smtp_port: 0,
+            fcm_port: 0,
+            dir: dir.to_owned(),
+            log_capacity: DEFAULT_CAPACITY,
+        }
     }
 }
 
@@ -125,8 +131,10 @@ impl Sandbox {
             (sms_gate.address(), smtp_gate.address(), fcm_gate.address());
 
         let token_uri = format!("http://{fcm_address}/token");
-        let account = Account::prepare(&options.dir, &token_uri)
-            .map_err(|source| SandboxError::Account { dir: options.dir.clone(), source })?;
+        let account = Account::prepare(&options.dir, &token_uri).map_err(|source| SandboxError::Account {
+            dir: options.dir.clone(),
+            source,
+        })?;
         let tokens = Arc::new(fcm::Tokens::default());
         let shared = || (Arc::clone(&log), Arc::clone(&faults));
         let ((sms_log, sms_faults), (fcm_log, fcm_faults), (smtp_log, smtp_faults)) =
@@ -134,8 +142,13 @@ impl Sandbox {
         let sms_router = twilio::router(sms_log, sms_faults)
             .merge(inbox_router(Arc::clone(&log)))
             .merge(faults_router(Arc::clone(&faults)));
-        let fcm_router =
-            fcm::router(fcm_log, fcm_faults, Arc::clone(&tokens), account.public_key, &token_uri);
+        let fcm_router = fcm::router(
+            fcm_log,
+            fcm_faults,
+            Arc::clone(&tokens),
+            account.public_key,
+            &token_uri,
+        );
 
         let mut servers = JoinSet::new();
         servers.spawn(serve(sms_gate, sms_router, stop.clone()));
@@ -183,21 +196,31 @@ impl Sandbox {
         self.tokens.revoke_all();
     }
 
+    /// Access tokens that were given out since the start.
+    #[must_use]
+    pub fn tokens_issued(&self) -> u64 {
+        self.tokens.issued()
+    }
+
     /// Points the sections `sms`, `email` and `push` at the sandbox.
     pub fn apply_to(&self, config: &mut Config) {
-        config.sms.enabled = true;
-        config.sms.base_url = format!("http://{}", self.sms_address);
-        config.sms.account_sid = ACCOUNT_SID.to_owned();
-        config.sms.auth_token = Redacted::new(AUTH_TOKEN.to_owned());
-        config.email.enabled = true;
-        config.email.smtp_host = self.smtp_address.ip().to_string();
-        config.email.smtp_port = self.smtp_address.port();
-        config.email.smtp_tls = "none".to_owned();
-        config.email.username = String::new();
-        config.push.enabled = true;
-        config.push.base_url = format!("http://{}", self.fcm_address);
-        config.push.project_id = account::PROJECT_ID.to_owned();
-        config.push.service_account_file = self.service_account_file.to_string_lossy().into_owned();
+        self.apply_to_sections(&mut config.sms, &mut config.email, &mut config.push);
+    }
+
+    pub(crate) fn apply_to_sections(&self, sms: &mut Sms, email: &mut Email, push: &mut Push) {
+        sms.enabled = true;
+        sms.base_url = format!("http://{}", self.sms_address);
+        sms.account_sid = ACCOUNT_SID.to_owned();
+        sms.auth_token = Redacted::new(AUTH_TOKEN.to_owned());
+        email.enabled = true;
+        email.smtp_host = self.smtp_address.ip().to_string();
+        email.smtp_port = self.smtp_address.port();
+        email.smtp_tls = "none".to_owned();
+        email.username = String::new();
+        push.enabled = true;
+        push.base_url = format!("http://{}", self.fcm_address);
+        push.project_id = account::PROJECT_ID.to_owned();
+        push.service_account_file = self.service_account_file.to_string_lossy().into_owned();
     }
 
     /// Closes every connection and waits until the servers are gone.

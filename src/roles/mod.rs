@@ -3,6 +3,14 @@
 //! [`run_role`] gives each role what a process needs around it: logs, metrics and
 //! probes, signals, and an exit code that says how it ended.
 
+pub mod app;
+mod consumer;
+pub mod consumer_notification;
+pub mod consumer_test_result_notification;
+mod wiring;
+pub mod wrk_default;
+pub mod wrk_notifications;
+
 use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;

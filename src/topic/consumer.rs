@@ -521,13 +521,6 @@ fn commit_async(shared: &Shared, consumer: &BaseConsumer<GroupContext>) {
 /// Drain, commit, leave the group, close: all on this thread.
 fn leave(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContext>) {
     let partitions = shared.partitions();
-    let mut list = TopicPartitionList::new();
-    for partition in &partitions {
-        list.add_partition(&partition.topic, partition.partition);
-    }
-    if let Err(error) = consumer.pause(&list) {
-        warn!(%error, "pausing before the end");
-    }
     let offsets = shared.drain(&partitions, || {
         shared.beat();
         // Keeps the membership alive; the partitions are paused.

@@ -28,7 +28,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .include_imports(true)
         .open_files(FILES)?
         .file_descriptor_set();
-    #[allow(clippy::disallowed_methods, reason = "cargo tells a build script its folder in no other way")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "cargo tells a build script its folder in no other way"
+    )]
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()

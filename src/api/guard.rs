@@ -69,7 +69,9 @@ pub async fn bound(State(places): State<Arc<Semaphore>>, mut request: Request, n
     let answer = match places.try_acquire() {
         Ok(_place) => {
             request.extensions_mut().insert(deadline);
-            timeout_at(deadline.end, next.run(request)).await.unwrap_or_else(|_| refusal(ApiError::DeadlineExceeded))
+            timeout_at(deadline.end, next.run(request))
+                .await
+                .unwrap_or_else(|_| refusal(ApiError::DeadlineExceeded))
         }
         Err(_) => refusal(ApiError::Overloaded),
     };
@@ -83,7 +85,11 @@ fn refusal(error: ApiError) -> Response {
 
 /// The method as a label: a caller cannot make up new ones.
 fn method(path: &str) -> &'static str {
-    METHODS.iter().find(|known| **known == path).copied().unwrap_or("other")
+    METHODS
+        .iter()
+        .find(|known| **known == path)
+        .copied()
+        .unwrap_or("other")
 }
 
 /// An error's code stands in the headers; the code of an answer with a body comes
@@ -160,14 +166,23 @@ mod tests {
     fn labels_are_bounded_and_errors_are_counted_by_name() {
         assert_eq!(method("/patientnotify.v1.NotificationService/Send"), METHODS[0]);
         assert_eq!(method("/patientnotify.v1.NotificationService/Made-up"), "other");
-        assert_eq!(code_name(code_of(&refusal(ApiError::Overloaded))), "RESOURCE_EXHAUSTED");
+        assert_eq!(
+            code_name(code_of(&refusal(ApiError::Overloaded))),
+            "RESOURCE_EXHAUSTED"
+        );
         assert_eq!(code_name(code_of(&Response::default())), "OK");
     }
 
     #[test]
     fn every_method_of_the_contract_is_counted_by_name() {
-        let set = <prost_types::FileDescriptorSet as prost::Message>::decode(super::super::proto::DESCRIPTORS).unwrap();
-        let services = set.file.iter().filter(|file| file.package() == "patientnotify.v1").flat_map(|file| &file.service);
+        let set =
+            <prost_types::FileDescriptorSet as prost::Message>::decode(super::super::proto::DESCRIPTORS)
+                .unwrap();
+        let services = set
+            .file
+            .iter()
+            .filter(|file| file.package() == "patientnotify.v1")
+            .flat_map(|file| &file.service);
         for service in services {
             for rpc in &service.method {
                 let path = format!("/patientnotify.v1.{}/{}", service.name(), rpc.name());

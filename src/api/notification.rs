@@ -31,7 +31,7 @@ const VARIABLE_VALUE_MAX_BYTES: usize = 1024;
 /// Pause between looks at the database for a notification that is on its way: it
 /// doubles, with jitter, up to the greater one.
 const LOOK_INITIAL: Duration = Duration::from_millis(10);
-const LOOK_MAX: Duration = Duration::from_millis(500);
+const LOOK_MAX: Duration = Duration::from_millis(250);
 
 /// Takes requests over and tells what became of them.
 #[derive(Debug)]
@@ -102,11 +102,17 @@ impl Notifications {
                 Ok(Err(error)) => return Err(error.into()),
                 Err(_) => return Ok(None),
             }
-            let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
-            if Instant::now() + jittered >= until {
+            let left = until.saturating_duration_since(Instant::now());
+            if left <= LOOK_INITIAL {
                 return Ok(None);
             }
-            sleep(jittered).await;
+            // The last look is shortly before the end, not a whole pause before it.
+            sleep(
+                pause
+                    .mul_f64(rand::random_range(0.5..1.0))
+                    .min(left - LOOK_INITIAL),
+            )
+            .await;
             pause = (pause * 2).min(LOOK_MAX);
         }
     }

@@ -213,7 +213,10 @@ async fn a_call_under_way_is_finished_when_the_server_stops() {
 #[tokio::test]
 async fn http_health_and_reflection_share_the_port() {
     let (serving, channel) = start(accepting()).await;
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
+    let http = reqwest::Client::builder()
+        .timeout(Duration::from_secs(10))
+        .build()
+        .unwrap();
     let get = |path: &str| http.get(format!("http://{}{path}", serving.address)).send();
     let index = get("/").await.unwrap().text().await.unwrap();
     assert!(index.contains(r#"href="/inbox""#), "{index}");

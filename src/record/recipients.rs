@@ -10,8 +10,8 @@ use jiff::civil::Time;
 use uuid::Uuid;
 
 use super::error::RecordError;
-use crate::metrics;
 use crate::domain::{Channel, PatientId, Purpose, QuietHours, RecipientId, Redacted, Relation};
+use crate::metrics;
 
 /// Recipients of one transaction, at most: it keeps a statement well below its
 /// time-out and the locks short.

@@ -1,6 +1,7 @@
 //! The schema: migrations that are part of the program, applied under a lock.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
 use tokio_postgres::{Client, NoTls};
@@ -35,6 +36,24 @@ pub struct Report {
 pub struct Status {
     /// Migrations of this program that the database lacks; empty: the schema is current.
     pub missing: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.applied.as_slice() {
+            [] => write!(f, "the schema is current (version {})", self.version),
+            applied => write!(f, "applied {}; the schema is at version {}", applied.join(", "), self.version),
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.missing.as_slice() {
+            [] => f.write_str("the schema is current"),
+            missing => write!(f, "the database lacks {}", missing.join(", ")),
+        }
+    }
 }
 
 impl Status {

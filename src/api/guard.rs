@@ -38,20 +38,13 @@ pub struct Deadline {
 impl Deadline {
     fn after(timeout: Duration) -> Self {
         let begun = Instant::now();
-        Self {
-            begun,
-            end: begun + timeout.min(CALL_MAX),
-        }
+        Self { begun, end: begun + timeout.min(CALL_MAX) }
     }
 
     /// The deadline of a call that came through [`bound`].
     #[must_use]
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
-        request
-            .extensions()
-            .get()
-            .copied()
-            .unwrap_or_else(|| Self::after(CALL_MAX))
+        request.extensions().get().copied().unwrap_or_else(|| Self::after(CALL_MAX))
     }
 
     /// Until when the work may last: a little less than the deadline, at most a tenth.
@@ -85,20 +78,13 @@ fn refusal(error: ApiError) -> Response {
 
 /// The method as a label: a caller cannot make up new ones.
 fn method(path: &str) -> &'static str {
-    METHODS
-        .iter()
-        .find(|known| **known == path)
-        .copied()
-        .unwrap_or("other")
+    METHODS.iter().find(|known| **known == path).copied().unwrap_or("other")
 }
 
 /// An error's code stands in the headers; the code of an answer with a body comes
 /// after it, and there is such an answer only when the call went well.
 fn code_of(answer: &Response) -> Code {
-    answer
-        .headers()
-        .get("grpc-status")
-        .map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
+    answer.headers().get("grpc-status").map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
 /// The contract's name of a code.
@@ -166,10 +152,7 @@ mod tests {
     fn labels_are_bounded_and_errors_are_counted_by_name() {
         assert_eq!(method("/patientnotify.v1.NotificationService/Send"), METHODS[0]);
         assert_eq!(method("/patientnotify.v1.NotificationService/Made-up"), "other");
-        assert_eq!(
-            code_name(code_of(&refusal(ApiError::Overloaded))),
-            "RESOURCE_EXHAUSTED"
-        );
+        assert_eq!(code_name(code_of(&refusal(ApiError::Overloaded))), "RESOURCE_EXHAUSTED");
         assert_eq!(code_name(code_of(&Response::default())), "OK");
     }
 

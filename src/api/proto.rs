@@ -28,8 +28,4 @@ macro_rules! opaque_debug {
         }
     )+};
 }
-opaque_debug!(
-    NotificationServiceSendRequest,
-    RecipientServiceUpsertRequest,
-    ContactPoint
-);
+opaque_debug!(NotificationServiceSendRequest, RecipientServiceUpsertRequest, ContactPoint);

@@ -13,10 +13,8 @@ const SENSITIVE: [&str; 3] = [
     ".patientnotify.v1.ContactPoint",
 ];
 
-const FILES: [&str; 2] = [
-    "patientnotify/v1/notification_service.proto",
-    "patientnotify/v1/recipient_service.proto",
-];
+const FILES: [&str; 2] =
+    ["patientnotify/v1/notification_service.proto", "patientnotify/v1/recipient_service.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -31,9 +29,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     #[allow(clippy::disallowed_methods, reason = "cargo tells a build script its folder in no other way")]
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .btree_map(".")
-        .skip_debug(SENSITIVE)
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().btree_map(".").skip_debug(SENSITIVE).compile_fds(descriptors)?;
     Ok(())
 }

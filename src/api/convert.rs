@@ -60,10 +60,7 @@ pub fn minute_from(text: &str) -> Option<Time> {
 #[must_use]
 pub fn quiet_hours_to(quiet: QuietHours) -> proto::QuietHours {
     let minute = |time: Time| format!("{:02}:{:02}", time.hour(), time.minute());
-    proto::QuietHours {
-        start: minute(quiet.start),
-        end: minute(quiet.end),
-    }
+    proto::QuietHours { start: minute(quiet.start), end: minute(quiet.end) }
 }
 
 #[cfg(test)]
@@ -89,21 +86,9 @@ mod tests {
     #[test]
     fn times_before_the_epoch_keep_a_positive_fraction() {
         let time = Timestamp::from_nanosecond(-1).unwrap();
-        assert_eq!(
-            timestamp_to(time),
-            prost_types::Timestamp {
-                seconds: -1,
-                nanos: 999_999_999
-            }
-        );
+        assert_eq!(timestamp_to(time), prost_types::Timestamp { seconds: -1, nanos: 999_999_999 });
         let time = Timestamp::from_nanosecond(1_500_000_000).unwrap();
-        assert_eq!(
-            timestamp_to(time),
-            prost_types::Timestamp {
-                seconds: 1,
-                nanos: 500_000_000
-            }
-        );
+        assert_eq!(timestamp_to(time), prost_types::Timestamp { seconds: 1, nanos: 500_000_000 });
     }
 
     #[test]

@@ -57,21 +57,11 @@ struct Disposition {
 
 impl Disposition {
     const fn told(code: Code, reason: &'static str) -> Self {
-        Self {
-            code,
-            reason,
-            retry_after: None,
-            message: None,
-        }
+        Self { code, reason, retry_after: None, message: None }
     }
 
     const fn unavailable(reason: &'static str, message: &'static str) -> Self {
-        Self {
-            code: Code::Unavailable,
-            reason,
-            retry_after: Some(RETRY_AFTER),
-            message: Some(message),
-        }
+        Self { code: Code::Unavailable, reason, retry_after: Some(RETRY_AFTER), message: Some(message) }
     }
 
     const fn internal() -> Self {
@@ -188,14 +178,8 @@ mod tests {
         ])
         .into_status();
         assert_eq!(status.code(), Code::InvalidArgument);
-        assert_eq!(
-            status.message(),
-            "request is not valid: patient_id: is required; purpose: is required"
-        );
-        assert_eq!(
-            status.get_details_bad_request().unwrap().field_violations.len(),
-            2
-        );
+        assert_eq!(status.message(), "request is not valid: patient_id: is required; purpose: is required");
+        assert_eq!(status.get_details_bad_request().unwrap().field_violations.len(), 2);
         assert_eq!(status.get_details_error_info().unwrap().reason, "INVALID_REQUEST");
         assert!(status.get_details_retry_info().is_none());
     }
@@ -205,30 +189,15 @@ mod tests {
         let passing = [
             (ApiError::NotYetProcessed, Code::Unavailable, "NOT_YET_PROCESSED"),
             (ApiError::Overloaded, Code::ResourceExhausted, "OVERLOADED"),
-            (
-                PublishError::Broker("x".into()).into(),
-                Code::Unavailable,
-                "BROKER_UNAVAILABLE",
-            ),
-            (
-                PublishError::Registry("x".into()).into(),
-                Code::Unavailable,
-                "REGISTRY_UNAVAILABLE",
-            ),
-            (
-                RecordError::unavailable("x").into(),
-                Code::Unavailable,
-                "DATABASE_UNAVAILABLE",
-            ),
+            (PublishError::Broker("x".into()).into(), Code::Unavailable, "BROKER_UNAVAILABLE"),
+            (PublishError::Registry("x".into()).into(), Code::Unavailable, "REGISTRY_UNAVAILABLE"),
+            (RecordError::unavailable("x").into(), Code::Unavailable, "DATABASE_UNAVAILABLE"),
         ];
         for (error, code, reason) in passing {
             let status = error.into_status();
             assert_eq!(status.code(), code, "{reason}");
             assert_eq!(status.get_details_error_info().unwrap().reason, reason);
-            assert!(
-                status.get_details_retry_info().unwrap().retry_delay.is_some(),
-                "{reason}"
-            );
+            assert!(status.get_details_retry_info().unwrap().retry_delay.is_some(), "{reason}");
         }
     }
 

@@ -38,20 +38,13 @@ pub struct Deadline {
 impl Deadline {
     fn after(timeout: Duration) -> Self {
         let begun = Instant::now();
-        Self {
-            begun,
-            end: begun + timeout.min(CALL_MAX),
-        }
+        Self { begun, end: begun + timeout.min(CALL_MAX) }
     }
 
     /// The deadline of a call that came through [`bound`].
     #[must_use]
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
-        request
-            .extensions()
-            .get()
-            .copied()
-            .unwrap_or_else(|| Self::after(CALL_MAX))
+        request.extensions().get().copied().unwrap_or_else(|| Self::after(CALL_MAX))
     }
 
     /// Until when the work may last: a little less than the deadline, at most a tenth.
@@ -69,7 +62,9 @@ pub async fn bound(State(places): State<Arc<Semaphore>>, mut request: Request, n
     let answer = match places.try_acquire() {
         Ok(_place) => {
             request.extensions_mut().insert(deadline);
-            timeout_at(deadline.end, next.run(request)).await.unwrap_or_else(|_| refusal(ApiError::DeadlineExceeded))
+            timeout_at(deadline.end, next.run(request))
+                .await
+                .unwrap_or_else(|_| refusal(ApiError::DeadlineExceeded))
         }
         Err(_) => refusal(ApiError::Overloaded),
     };
@@ -89,10 +84,7 @@ fn method(path: &str) -> &'static str {
 /// An error's code stands in the headers; the code of an answer with a body comes
 /// after it, and there is such an answer only when the call went well.
 fn code_of(answer: &Response) -> Code {
-    answer
-        .headers()
-        .get("grpc-status")
-        .map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
+    answer.headers().get("grpc-status").map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
 /// The contract's name of a code.
@@ -166,8 +158,14 @@ mod tests {
 
     #[test]
     fn every_method_of_the_contract_is_counted_by_name() {
-        let set = <prost_types::FileDescriptorSet as prost::Message>::decode(super::super::proto::DESCRIPTORS).unwrap();
-        let services = set.file.iter().filter(|file| file.package() == "patientnotify.v1").flat_map(|file| &file.service);
+        let set =
+            <prost_types::FileDescriptorSet as prost::Message>::decode(super::super::proto::DESCRIPTORS)
+                .unwrap();
+        let services = set
+            .file
+            .iter()
+            .filter(|file| file.package() == "patientnotify.v1")
+            .flat_map(|file| &file.service);
         for service in services {
             for rpc in &service.method {
                 let path = format!("/patientnotify.v1.{}/{}", service.name(), rpc.name());

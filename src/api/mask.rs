@@ -22,24 +22,14 @@ fn hide(text: &str, first: usize, last: usize) -> String {
     let length = text.chars().count();
     text.chars()
         .enumerate()
-        .map(|(index, c)| {
-            if index < first || index + last >= length {
-                c
-            } else {
-                '*'
-            }
-        })
+        .map(|(index, c)| if index < first || index + last >= length { c } else { '*' })
         .collect()
 }
 
 /// The last characters, unless they would be a good part of the text.
 fn tail(text: &str, last: usize) -> String {
     let length = text.chars().count();
-    if length < 4 * last {
-        "*".repeat(last)
-    } else {
-        text.chars().skip(length - last).collect()
-    }
+    if length < 4 * last { "*".repeat(last) } else { text.chars().skip(length - last).collect() }
 }
 
 #[cfg(test)]
@@ -51,10 +41,7 @@ mod tests {
         let mask = |channel, address: &str| masked(channel, &address.to_owned().into());
         assert_eq!(mask(Channel::Sms, "+15550100042"), "+1********42");
         assert_eq!(mask(Channel::Email, "jane.doe@example.org"), "j***@example.org");
-        assert_eq!(
-            mask(Channel::Push, "0123456789abcdefghij"),
-            "20 characters, ends in ghij"
-        );
+        assert_eq!(mask(Channel::Push, "0123456789abcdefghij"), "20 characters, ends in ghij");
         assert_eq!(mask(Channel::Push, "short"), "5 characters, ends in ****");
     }
 }

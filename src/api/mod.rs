@@ -50,11 +50,7 @@ pub use publisher::{PublishError, Publisher};
 pub use token::Position;
 
 /// Services whose health is told by name; the empty name is the whole server.
-const SERVICES: [&str; 3] = [
-    "",
-    "patientnotify.v1.NotificationService",
-    "patientnotify.v1.RecipientService",
-];
+const SERVICES: [&str; 3] = ["", "patientnotify.v1.NotificationService", "patientnotify.v1.RecipientService"];
 /// How often the health service asks the probes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long open streams (health watches, reflection) may keep a stopping server:
@@ -154,10 +150,9 @@ impl Serving {
 /// `app.allow_unauthenticated`, or is taken.
 pub async fn serve(front: Front) -> Result<Serving, ServeError> {
     let listener = listen(&front.config).await?;
-    let address = listener.local_addr().map_err(|source| ServeError::Listen {
-        address: SocketAddr::from(([0, 0, 0, 0], 0)),
-        source,
-    })?;
+    let address = listener
+        .local_addr()
+        .map_err(|source| ServeError::Listen { address: SocketAddr::from(([0, 0, 0, 0], 0)), source })?;
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let open = Routes::new(health_service)
         .add_service(reflection().build_v1()?)
@@ -185,10 +180,8 @@ pub async fn serve(front: Front) -> Result<Serving, ServeError> {
 }
 
 async fn listen(config: &config::App) -> Result<TcpListener, ServeError> {
-    let address: SocketAddr = config
-        .listen
-        .parse()
-        .map_err(|_| ServeError::Address(config.listen.clone()))?;
+    let address: SocketAddr =
+        config.listen.parse().map_err(|_| ServeError::Address(config.listen.clone()))?;
     let loopback = match address.ip() {
         IpAddr::V4(ip) => ip.is_loopback(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback()),
@@ -196,21 +189,15 @@ async fn listen(config: &config::App) -> Result<TcpListener, ServeError> {
     if !loopback && !config.allow_unauthenticated {
         return Err(ServeError::NotLoopback(address));
     }
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Listen { address, source })
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
 
 /// The project's services behind their bounds.
 fn services(front: &Front) -> Router {
     let max_bytes = front.config.request_max_bytes;
-    let notifications = notification::Notifications {
-        publisher: front.publisher.clone(),
-        pool: front.pool.clone(),
-    };
-    let recipients = recipient::Recipients {
-        pool: front.pool.clone(),
-    };
+    let notifications =
+        notification::Notifications { publisher: front.publisher.clone(), pool: front.pool.clone() };
+    let recipients = recipient::Recipients { pool: front.pool.clone() };
     Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
         .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))
         .into_axum_router()
@@ -271,11 +258,7 @@ async fn tell_health(reporter: HealthReporter, health: Arc<Health>, shutdown: Ca
             _ = ticks.tick() => false,
         };
         let ready = !stopping && health.ready().is_ok();
-        let status = if ready {
-            ServingStatus::Serving
-        } else {
-            ServingStatus::NotServing
-        };
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in SERVICES {
             reporter.set_service_status(service, status).await;
         }

@@ -31,7 +31,7 @@ const VARIABLE_VALUE_MAX_BYTES: usize = 1024;
 /// Pause between looks at the database for a notification that is on its way: it
 /// doubles, with jitter, up to the greater one.
 const LOOK_INITIAL: Duration = Duration::from_millis(10);
-const LOOK_MAX: Duration = Duration::from_millis(500);
+const LOOK_MAX: Duration = Duration::from_millis(250);
 
 /// Takes requests over and tells what became of them.
 #[derive(Debug)]
@@ -56,9 +56,7 @@ impl proto::notification_service_server::NotificationService for Notifications {
         let position = timeout_at(deadline.for_work(), self.publisher.publish(requested))
             .await
             .unwrap_or_else(|_| {
-                Err(PublishError::Broker(
-                    "no acknowledgement before the deadline".to_owned(),
-                ))
+                Err(PublishError::Broker("no acknowledgement before the deadline".to_owned()))
             })
             .map_err(ApiError::from)?;
         Ok(Response::new(proto::NotificationServiceSendResponse {
@@ -74,9 +72,7 @@ impl proto::notification_service_server::NotificationService for Notifications {
         let deadline = Deadline::of(&request);
         let (id, wait) = wanted(&request.into_inner())?;
         let view = if wait {
-            self.read_when_there(id, deadline.for_work())
-                .await?
-                .ok_or(ApiError::NotYetProcessed)?
+            self.read_when_there(id, deadline.for_work()).await?.ok_or(ApiError::NotYetProcessed)?
         } else {
             read::notification(&self.pool, id)
                 .await
@@ -102,11 +98,12 @@ impl Notifications {
                 Ok(Err(error)) => return Err(error.into()),
                 Err(_) => return Ok(None),
             }
-            let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
-            if Instant::now() + jittered >= until {
+            let left = until.saturating_duration_since(Instant::now());
+            if left <= LOOK_INITIAL {
                 return Ok(None);
             }
-            sleep(jittered).await;
+            // The last look is shortly before the end, not a whole pause before it.
+            sleep(pause.mul_f64(rand::random_range(0.5..1.0)).min(left - LOOK_INITIAL)).await;
             pause = (pause * 2).min(LOOK_MAX);
         }
     }
@@ -125,9 +122,7 @@ fn requested(
         faults.opaque("recipient_id", recipient);
     }
     let purpose = faults.required_word("purpose", message.purpose, purpose_from);
-    let urgency = faults
-        .word("urgency", message.urgency, urgency_from)
-        .unwrap_or(Urgency::Normal);
+    let urgency = faults.word("urgency", message.urgency, urgency_from).unwrap_or(Urgency::Normal);
     let channels = faults.channels("channels", &message.channels);
     let send_at = faults.timestamp("send_at", message.send_at);
     let expires_at = faults.timestamp("expires_at", message.expires_at);
@@ -135,10 +130,7 @@ fn requested(
     check_variables(&message.variables, &mut faults);
     faults.finish()?;
     let (Some(patient_id), Some(purpose)) = (patient_id, purpose) else {
-        return Err(ApiError::invalid(
-            "patient_id",
-            "cannot be used together with this purpose",
-        ));
+        return Err(ApiError::invalid("patient_id", "cannot be used together with this purpose"));
     };
     Ok(NotificationRequested {
         caller,
@@ -176,17 +168,11 @@ fn check_times(
 
 /// Descriptions name neither names nor values: a caller may have mixed them up.
 fn check_variables(variables: &BTreeMap<String, String>, faults: &mut Violations) {
-    faults.require(
-        variables.len() <= VARIABLES_MAX,
-        "variables",
-        "has more than 32 entries",
-    );
+    faults.require(variables.len() <= VARIABLES_MAX, "variables", "has more than 32 entries");
     let name_ok = |name: &String| {
         name.len() <= VARIABLE_NAME_MAX_BYTES
             && name.starts_with(|c: char| c.is_ascii_lowercase())
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
     faults.require(
         variables.keys().all(name_ok),
@@ -194,32 +180,17 @@ fn check_variables(variables: &BTreeMap<String, String>, faults: &mut Violations
         "has a name that is not 1 to 64 characters of a-z 0-9 _, beginning with a letter",
     );
     let short = |value: &String| value.len() <= VARIABLE_VALUE_MAX_BYTES;
-    faults.require(
-        variables.values().all(short),
-        "variables",
-        "has a value of more than 1024 bytes",
-    );
+    faults.require(variables.values().all(short), "variables", "has a value of more than 1024 bytes");
     let plain = |value: &String| value.chars().all(|c| c == '\n' || !c.is_control());
-    faults.require(
-        variables.values().all(plain),
-        "variables",
-        "has a value with a control character",
-    );
+    faults.require(variables.values().all(plain), "variables", "has a value with a control character");
 }
 
 /// Which notification a Get is about, and whether to wait for it.
 fn wanted(message: &proto::NotificationServiceGetRequest) -> Result<(NotificationId, bool), ApiError> {
     let mut faults = Violations::default();
     let id = Uuid::try_parse(&message.notification_id);
-    faults.require(
-        id.is_ok(),
-        "notification_id",
-        "must be a UUID, as Send answered it",
-    );
-    let token = message
-        .consistency_token
-        .as_deref()
-        .filter(|token| !token.is_empty());
+    faults.require(id.is_ok(), "notification_id", "must be a UUID, as Send answered it");
+    let token = message.consistency_token.as_deref().filter(|token| !token.is_empty());
     if let Some(token) = token {
         let known = Position::from_token(token).is_some();
         faults.require(known, "consistency_token", "must be one that Send answered");
@@ -244,10 +215,7 @@ fn answer(view: NotificationView) -> proto::NotificationServiceGetResponse {
         updated_at: Some(timestamp_to(view.updated_at)),
         deliveries: view.deliveries.into_iter().map(delivery).collect(),
     };
-    proto::NotificationServiceGetResponse {
-        notification: Some(notification),
-        why,
-    }
+    proto::NotificationServiceGetResponse { notification: Some(notification), why }
 }
 
 fn delivery(view: DeliveryView) -> proto::Delivery {
@@ -272,10 +240,7 @@ fn why_entry(line: WhyLine) -> proto::WhyEntry {
         step: line.step,
         state: state_to(line.state).into(),
         reason: line.reason.as_str().to_owned(),
-        channel: line
-            .channel
-            .map_or(proto::Channel::Unspecified, channel_to)
-            .into(),
+        channel: line.channel.map_or(proto::Channel::Unspecified, channel_to).into(),
         detail: line.detail.unwrap_or_default(),
     }
 }
@@ -312,14 +277,8 @@ mod tests {
     #[test]
     fn the_least_request_is_normal_and_at_once() {
         let event = check(message()).unwrap();
-        assert_eq!(
-            (event.purpose, event.urgency),
-            (Purpose::General, Urgency::Normal)
-        );
-        assert_eq!(
-            (event.send_at, event.expires_at, event.recipient),
-            (None, None, None)
-        );
+        assert_eq!((event.purpose, event.urgency), (Purpose::General, Urgency::Normal));
+        assert_eq!((event.send_at, event.expires_at, event.recipient), (None, None, None));
         assert!(event.channels.is_empty() && event.variables.expose().is_empty());
         assert_eq!(event.requested_at, now());
     }
@@ -377,12 +336,7 @@ mod tests {
 
     #[test]
     fn bounds_of_variables_hold() {
-        let with = |variables| {
-            check(proto::NotificationServiceSendRequest {
-                variables,
-                ..message()
-            })
-        };
+        let with = |variables| check(proto::NotificationServiceSendRequest { variables, ..message() });
         let many = |n: usize| (0..n).map(|i| (format!("v{i}"), String::new())).collect();
         assert!(with(many(32)).is_ok());
         assert!(with(many(33)).is_err());
@@ -402,12 +356,7 @@ mod tests {
         let id = NotificationId::for_request("local", "key-1").to_string();
         assert!(!get(&id, None).unwrap().1);
         assert!(!get(&id, Some("")).unwrap().1);
-        let token = Position {
-            topic: "t".into(),
-            partition: 0,
-            offset: 0,
-        }
-        .to_token();
+        let token = Position { topic: "t".into(), partition: 0, offset: 0 }.to_token();
         assert!(get(&id, Some(&token)).unwrap().1);
         assert!(get("", None).is_err());
         assert!(get(&id, Some("x")).is_err());

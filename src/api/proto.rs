@@ -4,7 +4,13 @@ use std::fmt;
 
 pub use generated::*;
 
-#[allow(clippy::all, clippy::too_many_lines, missing_docs, reason = "lints are for code that people write")]
+#[allow(
+    clippy::all,
+    clippy::too_many_lines,
+    clippy::allow_attributes_without_reason,
+    missing_docs,
+    reason = "lints are for code that people write"
+)]
 mod generated {
     tonic::include_proto!("patientnotify.v1");
 }
@@ -22,8 +28,4 @@ macro_rules! opaque_debug {
         }
     )+};
 }
-opaque_debug!(
-    NotificationServiceSendRequest,
-    RecipientServiceUpsertRequest,
-    ContactPoint
-);
+opaque_debug!(NotificationServiceSendRequest, RecipientServiceUpsertRequest, ContactPoint);

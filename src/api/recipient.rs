@@ -38,9 +38,7 @@ impl proto::recipient_service_server::RecipientService for Recipients {
         request: Request<proto::RecipientServiceUpsertRequest>,
     ) -> Result<Response<proto::RecipientServiceUpsertResponse>, Status> {
         let entry = state(request.into_inner(), Timestamp::now())?;
-        let outcomes = upsert_many(&self.pool, std::slice::from_ref(&entry))
-            .await
-            .map_err(ApiError::from)?;
+        let outcomes = upsert_many(&self.pool, std::slice::from_ref(&entry)).await.map_err(ApiError::from)?;
         let created = match outcomes.first() {
             Some(Upserted::Created) => true,
             Some(Upserted::Updated) | None => false,
@@ -61,9 +59,7 @@ impl proto::recipient_service_server::RecipientService for Recipients {
             .await
             .map_err(ApiError::from)?
             .ok_or(ApiError::NotFound("recipient"))?;
-        Ok(Response::new(proto::RecipientServiceGetResponse {
-            recipient: Some(shown(view)),
-        }))
+        Ok(Response::new(proto::RecipientServiceGetResponse { recipient: Some(shown(view)) }))
     }
 }
 
@@ -72,17 +68,10 @@ fn state(message: proto::RecipientServiceUpsertRequest, now: Timestamp) -> Resul
     let mut faults = Violations::default();
     faults.opaque("recipient_id", &message.recipient_id);
     let patients = patients(&message.patients, &mut faults);
-    check_text(
-        "display_name",
-        &message.display_name,
-        DISPLAY_NAME_MAX_CHARS,
-        &mut faults,
-    );
+    check_text("display_name", &message.display_name, DISPLAY_NAME_MAX_CHARS, &mut faults);
     let locale = locale(&message.locale, &mut faults);
     let time_zone = time_zone(&message.time_zone, &mut faults);
-    let quiet_hours = message
-        .quiet_hours
-        .and_then(|quiet| quiet_hours(&quiet, &mut faults));
+    let quiet_hours = message.quiet_hours.and_then(|quiet| quiet_hours(&quiet, &mut faults));
     let channel_order = faults.channels("channel_order", &message.channel_order);
     let contact_points = contact_points(message.contact_points, now, &mut faults);
     let consents = consents(message.consents, now, &mut faults);
@@ -90,9 +79,7 @@ fn state(message: proto::RecipientServiceUpsertRequest, now: Timestamp) -> Resul
     Ok(RecipientUpsert {
         external_id: message.recipient_id,
         patients,
-        display_name: Some(message.display_name)
-            .filter(|name| !name.is_empty())
-            .map(Into::into),
+        display_name: Some(message.display_name).filter(|name| !name.is_empty()).map(Into::into),
         locale,
         time_zone,
         quiet_hours,
@@ -103,20 +90,13 @@ fn state(message: proto::RecipientServiceUpsertRequest, now: Timestamp) -> Resul
 }
 
 fn patients(links: &[proto::PatientLink], faults: &mut Violations) -> Vec<(PatientId, Relation)> {
-    faults.require(
-        links.len() <= PATIENTS_MAX,
-        "patients",
-        "has more than 64 entries",
-    );
+    faults.require(links.len() <= PATIENTS_MAX, "patients", "has more than 64 entries");
     let mut checked: Vec<(PatientId, Relation)> = Vec::new();
     for (index, link) in links.iter().enumerate().take(PATIENTS_MAX) {
         let field = format!("patients[{index}].patient_id");
         let patient = faults.patient_id(&field, &link.patient_id);
-        let relation = faults.required_word(
-            &format!("patients[{index}].relation"),
-            link.relation,
-            relation_from,
-        );
+        let relation =
+            faults.required_word(&format!("patients[{index}].relation"), link.relation, relation_from);
         if let (Some(patient), Some(relation)) = (patient, relation) {
             let new = checked.iter().all(|(named, _)| *named != patient);
             faults.require(new, &field, "names a patient a second time");
@@ -132,15 +112,9 @@ fn locale(tag: &str, faults: &mut Violations) -> Option<String> {
         return None;
     }
     // The parser takes underscores too; the contract does not.
-    let parsed = LanguageIdentifier::try_from_str(tag)
-        .ok()
-        .filter(|_| !tag.contains('_'));
+    let parsed = LanguageIdentifier::try_from_str(tag).ok().filter(|_| !tag.contains('_'));
     let known = parsed.filter(|parsed| !parsed.language.is_unknown());
-    faults.require(
-        known.is_some(),
-        "locale",
-        "must be a BCP 47 language tag, for example pt-BR",
-    );
+    faults.require(known.is_some(), "locale", "must be a BCP 47 language tag, for example pt-BR");
     known.map(|parsed| parsed.to_string())
 }
 
@@ -150,25 +124,14 @@ fn time_zone(name: &str, faults: &mut Violations) -> Option<String> {
         return None;
     }
     let zone = TimeZone::get(name).ok();
-    let known = zone
-        .as_ref()
-        .filter(|zone| !zone.is_unknown())
-        .and_then(TimeZone::iana_name);
-    faults.require(
-        known.is_some(),
-        "time_zone",
-        "must be an IANA time zone, for example Europe/Vienna",
-    );
+    let known = zone.as_ref().filter(|zone| !zone.is_unknown()).and_then(TimeZone::iana_name);
+    faults.require(known.is_some(), "time_zone", "must be an IANA time zone, for example Europe/Vienna");
     known.map(str::to_owned)
 }
 
 fn quiet_hours(quiet: &proto::QuietHours, faults: &mut Violations) -> Option<QuietHours> {
     let (start, end) = (minute_from(&quiet.start), minute_from(&quiet.end));
-    faults.require(
-        start.is_some(),
-        "quiet_hours.start",
-        "must be HH:MM, 00:00 to 23:59",
-    );
+    faults.require(start.is_some(), "quiet_hours.start", "must be HH:MM, 00:00 to 23:59");
     faults.require(end.is_some(), "quiet_hours.end", "must be HH:MM, 00:00 to 23:59");
     start.zip(end).map(|(start, end)| QuietHours { start, end })
 }
@@ -178,11 +141,7 @@ fn contact_points(
     now: Timestamp,
     faults: &mut Violations,
 ) -> Vec<ContactPointUpsert> {
-    faults.require(
-        points.len() <= CONTACT_POINTS_MAX,
-        "contact_points",
-        "has more than 32 entries",
-    );
+    faults.require(points.len() <= CONTACT_POINTS_MAX, "contact_points", "has more than 32 entries");
     let mut checked: Vec<ContactPointUpsert> = Vec::new();
     for (index, point) in points.into_iter().enumerate().take(CONTACT_POINTS_MAX) {
         let field = |name: &str| format!("contact_points[{index}].{name}");
@@ -193,25 +152,15 @@ fn contact_points(
         };
         faults.address(&field("address"), channel, &point.address);
         let address = point.address.into();
-        let new = checked
-            .iter()
-            .all(|named| (named.channel, &named.address) != (channel, &address));
+        let new = checked.iter().all(|named| (named.channel, &named.address) != (channel, &address));
         faults.require(new, &field("address"), "names an address a second time");
-        checked.push(ContactPointUpsert {
-            channel,
-            address,
-            verified_at,
-        });
+        checked.push(ContactPointUpsert { channel, address, verified_at });
     }
     checked
 }
 
 fn consents(entries: Vec<proto::Consent>, now: Timestamp, faults: &mut Violations) -> Vec<ConsentUpsert> {
-    faults.require(
-        entries.len() <= CONSENTS_MAX,
-        "consents",
-        "has more than 64 entries",
-    );
+    faults.require(entries.len() <= CONSENTS_MAX, "consents", "has more than 64 entries");
     let mut checked: Vec<ConsentUpsert> = Vec::new();
     for (index, entry) in entries.into_iter().enumerate().take(CONSENTS_MAX) {
         let field = |name: &str| format!("consents[{index}].{name}");
@@ -224,14 +173,8 @@ fn consents(entries: Vec<proto::Consent>, now: Timestamp, faults: &mut Violation
         faults.require(!entry.how.is_empty(), &field("how"), "is required");
         check_text(&field("how"), &entry.how, HOW_MAX_CHARS, faults);
         if let (Some(channel), Some(purpose), Some(given_at)) = (channel, purpose, given_at) {
-            let new = checked
-                .iter()
-                .all(|named| (named.channel, named.purpose) != (channel, purpose));
-            faults.require(
-                new,
-                &field("purpose"),
-                "names a channel and purpose a second time",
-            );
+            let new = checked.iter().all(|named| (named.channel, named.purpose) != (channel, purpose));
+            faults.require(new, &field("purpose"), "names a channel and purpose a second time");
             checked.push(ConsentUpsert {
                 channel,
                 purpose,
@@ -251,11 +194,7 @@ fn check_text(field: &str, text: &str, max_chars: usize, faults: &mut Violations
         field,
         &format!("has more than {max_chars} characters"),
     );
-    faults.require(
-        !text.chars().any(char::is_control),
-        field,
-        "has a control character",
-    );
+    faults.require(!text.chars().any(char::is_control), field, "has a control character");
 }
 
 fn shown(view: RecipientView) -> proto::Recipient {
@@ -272,11 +211,7 @@ fn shown(view: RecipientView) -> proto::Recipient {
         locale: view.locale.unwrap_or_default(),
         time_zone: view.time_zone.unwrap_or_default(),
         quiet_hours: view.quiet_hours.map(quiet_hours_to),
-        channel_order: view
-            .channel_order
-            .into_iter()
-            .map(|channel| channel_to(channel).into())
-            .collect(),
+        channel_order: view.channel_order.into_iter().map(|channel| channel_to(channel).into()).collect(),
         contact_points: view
             .contact_points
             .into_iter()
@@ -328,10 +263,7 @@ mod tests {
             display_name: "Jane".into(),
             locale: "PT-br".into(),
             time_zone: "europe/vienna".into(),
-            quiet_hours: Some(proto::QuietHours {
-                start: "22:00".into(),
-                end: "07:30".into(),
-            }),
+            quiet_hours: Some(proto::QuietHours { start: "22:00".into(), end: "07:30".into() }),
             channel_order: vec![proto::Channel::Email.into()],
             contact_points: vec![proto::ContactPoint {
                 channel: proto::Channel::Sms.into(),
@@ -364,26 +296,16 @@ mod tests {
         assert_eq!(entry.time_zone.as_deref(), Some("Europe/Vienna"));
         assert_eq!(entry.channel_order, [Channel::Email]);
         assert_eq!(entry.contact_points[0].channel, Channel::Sms);
-        assert_eq!(
-            (entry.consents[0].purpose, entry.consents[0].granted),
-            (Purpose::Campaign, true)
-        );
+        assert_eq!((entry.consents[0].purpose, entry.consents[0].granted), (Purpose::Campaign, true));
     }
 
     #[test]
     fn the_least_state_is_an_identifier() {
-        let least = proto::RecipientServiceUpsertRequest {
-            recipient_id: "rcp-1".into(),
-            ..Default::default()
-        };
+        let least =
+            proto::RecipientServiceUpsertRequest { recipient_id: "rcp-1".into(), ..Default::default() };
         let entry = state(least, now()).unwrap();
         assert_eq!(
-            (
-                entry.display_name,
-                entry.locale,
-                entry.time_zone,
-                entry.quiet_hours
-            ),
+            (entry.display_name, entry.locale, entry.time_zone, entry.quiet_hours),
             (None, None, None, None)
         );
     }
@@ -396,10 +318,7 @@ mod tests {
         bad.display_name = "x".repeat(201);
         bad.locale = "not a tag".into();
         bad.time_zone = "Mars/Olympus".into();
-        bad.quiet_hours = Some(proto::QuietHours {
-            start: "9pm".into(),
-            end: "07:30".into(),
-        });
+        bad.quiet_hours = Some(proto::QuietHours { start: "9pm".into(), end: "07:30".into() });
         bad.contact_points[0].address = "0150".into();
         bad.consents[0].given_at = None;
         bad.consents[0].how = String::new();
@@ -443,10 +362,7 @@ mod tests {
     #[test]
     fn underscores_and_undetermined_languages_are_no_locale() {
         for bad in ["en_US", "und", "e", "english-language"] {
-            let message = proto::RecipientServiceUpsertRequest {
-                locale: bad.into(),
-                ..message()
-            };
+            let message = proto::RecipientServiceUpsertRequest { locale: bad.into(), ..message() };
             assert_eq!(faults(message), ["locale"], "{bad}");
         }
     }

@@ -51,13 +51,7 @@ fn accepting() -> Publisher {
     Publisher::new(move |request: NotificationRequested| {
         assert_eq!(request.caller, "local");
         let offset = next.fetch_add(1, Ordering::Relaxed) as i64;
-        async move {
-            Ok(Position {
-                topic: "t".to_owned(),
-                partition: 3,
-                offset,
-            })
-        }
+        async move { Ok(Position { topic: "t".to_owned(), partition: 3, offset }) }
     })
 }
 
@@ -69,11 +63,7 @@ fn waiting(begun: &CancellationToken, release: &CancellationToken) -> Publisher 
         async move {
             begun.cancel();
             release.cancelled().await;
-            Ok(Position {
-                topic: "t".to_owned(),
-                partition: 0,
-                offset: 0,
-            })
+            Ok(Position { topic: "t".to_owned(), partition: 0, offset: 0 })
         }
     })
 }
@@ -105,21 +95,11 @@ async fn the_same_key_is_answered_with_the_same_id() {
     let first = client.send(message("key-1")).await.unwrap().into_inner();
     let again = client.send(message("key-1")).await.unwrap().into_inner();
     let other = client.send(message("key-2")).await.unwrap().into_inner();
-    assert_eq!(
-        first.notification_id,
-        NotificationId::for_request("local", "key-1").to_string()
-    );
+    assert_eq!(first.notification_id, NotificationId::for_request("local", "key-1").to_string());
     assert_eq!(first.notification_id, again.notification_id);
     assert_ne!(first.notification_id, other.notification_id);
     let position = Position::from_token(&other.consistency_token).unwrap();
-    assert_eq!(
-        position,
-        Position {
-            topic: "t".to_owned(),
-            partition: 3,
-            offset: 2
-        }
-    );
+    assert_eq!(position, Position { topic: "t".to_owned(), partition: 3, offset: 2 });
 }
 
 #[tokio::test]
@@ -128,15 +108,9 @@ async fn a_broker_that_is_away_is_told_before_the_callers_deadline() {
     let mut call = Call::new(message("key-1"));
     call.set_timeout(Duration::from_secs(1));
     let begun = Instant::now();
-    let status = NotificationServiceClient::new(channel)
-        .send(call)
-        .await
-        .unwrap_err();
+    let status = NotificationServiceClient::new(channel).send(call).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert_eq!(
-        status.get_details_error_info().unwrap().reason,
-        "BROKER_UNAVAILABLE"
-    );
+    assert_eq!(status.get_details_error_info().unwrap().reason, "BROKER_UNAVAILABLE");
     assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
     assert!(begun.elapsed() < Duration::from_secs(1));
 }
@@ -154,19 +128,13 @@ async fn a_database_that_is_away_is_told() {
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert_eq!(
-        status.get_details_error_info().unwrap().reason,
-        "DATABASE_UNAVAILABLE"
-    );
+    assert_eq!(status.get_details_error_info().unwrap().reason, "DATABASE_UNAVAILABLE");
 }
 
 #[tokio::test]
 async fn calls_beyond_the_bound_are_refused_and_probes_are_not() {
     let (begun, release) = (CancellationToken::new(), CancellationToken::new());
-    let config = config::App {
-        concurrency: 1,
-        ..app("127.0.0.1:0")
-    };
+    let config = config::App { concurrency: 1, ..app("127.0.0.1:0") };
     let serving = serve(front(config, waiting(&begun, &release))).await.unwrap();
     let mut client = NotificationServiceClient::new(connect(&serving).await);
     let mut second = NotificationServiceClient::new(connect(&serving).await);
@@ -176,12 +144,7 @@ async fn calls_beyond_the_bound_are_refused_and_probes_are_not() {
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert_eq!(refused.get_details_error_info().unwrap().reason, "OVERLOADED");
     let mut probe = tonic_health::pb::health_client::HealthClient::new(connect(&serving).await);
-    probe
-        .check(tonic_health::pb::HealthCheckRequest {
-            service: String::new(),
-        })
-        .await
-        .unwrap();
+    probe.check(tonic_health::pb::HealthCheckRequest { service: String::new() }).await.unwrap();
     release.cancel();
     held.await.unwrap().unwrap();
 }
@@ -204,10 +167,7 @@ async fn a_call_under_way_is_finished_when_the_server_stops() {
     release.cancel();
     call.await.unwrap().unwrap();
     finished.await.unwrap().unwrap();
-    assert!(
-        tokio::net::TcpStream::connect(address).await.is_err(),
-        "the port is free again"
-    );
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "the port is free again");
 }
 
 #[tokio::test]
@@ -222,11 +182,8 @@ async fn http_health_and_reflection_share_the_port() {
 
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
     let service = SERVICES[1].to_owned();
-    let mut watch = health
-        .watch(tonic_health::pb::HealthCheckRequest { service })
-        .await
-        .unwrap()
-        .into_inner();
+    let mut watch =
+        health.watch(tonic_health::pb::HealthCheckRequest { service }).await.unwrap().into_inner();
     let serving_now = i32::from(tonic_health::pb::health_check_response::ServingStatus::Serving);
     while watch.message().await.unwrap().unwrap().status != serving_now {}
 
@@ -264,20 +221,14 @@ async fn what_is_too_large_or_unknown_is_refused() {
     let (_serving, channel) = start(accepting()).await;
     let mut large = message("key-1");
     large.variables.insert("v".to_owned(), "x".repeat(65 * 1024));
-    let status = NotificationServiceClient::new(channel.clone())
-        .send(large)
-        .await
-        .unwrap_err();
+    let status = NotificationServiceClient::new(channel.clone()).send(large).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
 
     let mut bare = tonic::client::Grpc::new(channel);
     bare.ready().await.unwrap();
     let path = axum::http::uri::PathAndQuery::from_static("/patientnotify.v9.Nothing/Do");
     let codec: tonic_prost::ProstCodec<proto::Notification, proto::Notification> = Default::default();
-    let status = bare
-        .unary(Call::new(proto::Notification::default()), path, codec)
-        .await
-        .unwrap_err();
+    let status = bare.unary(Call::new(proto::Notification::default()), path, codec).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented, "{status}");
 }
 
@@ -291,9 +242,6 @@ async fn a_taken_port_and_an_open_address_are_clear_errors() {
     assert!(open.contains("app.allow_unauthenticated"), "{open}");
     let not_one = refusal(app("localhost")).await;
     assert!(not_one.contains("app.listen"), "{not_one}");
-    let allowed = config::App {
-        allow_unauthenticated: true,
-        ..app("0.0.0.0:0")
-    };
+    let allowed = config::App { allow_unauthenticated: true, ..app("0.0.0.0:0") };
     assert!(serve(front(allowed, accepting())).await.is_ok());
 }

@@ -23,10 +23,7 @@ impl Position {
     /// The opaque text that callers hold.
     #[must_use]
     pub fn to_token(&self) -> String {
-        URL_SAFE_NO_PAD.encode(format!(
-            "{VERSION}:{}:{}:{}",
-            self.partition, self.offset, self.topic
-        ))
+        URL_SAFE_NO_PAD.encode(format!("{VERSION}:{}:{}:{}", self.partition, self.offset, self.topic))
     }
 
     /// Reads a token back; `None` when it is not one of ours.
@@ -40,18 +37,10 @@ impl Position {
         if parts.next()? != VERSION {
             return None;
         }
-        let partition = parts
-            .next()?
-            .parse()
-            .ok()
-            .filter(|&partition: &i32| partition >= 0)?;
+        let partition = parts.next()?.parse().ok().filter(|&partition: &i32| partition >= 0)?;
         let offset = parts.next()?.parse().ok().filter(|&offset: &i64| offset >= 0)?;
         let topic = parts.next().filter(|topic| !topic.is_empty())?.to_owned();
-        Some(Self {
-            topic,
-            partition,
-            offset,
-        })
+        Some(Self { topic, partition, offset })
     }
 }
 
@@ -61,26 +50,12 @@ mod tests {
 
     #[test]
     fn a_token_comes_back_and_others_are_refused() {
-        let position = Position {
-            topic: "t1.pat.notifications.v1".to_owned(),
-            partition: 29,
-            offset: 1 << 40,
-        };
+        let position =
+            Position { topic: "t1.pat.notifications.v1".to_owned(), partition: 29, offset: 1 << 40 };
         assert_eq!(Position::from_token(&position.to_token()), Some(position));
-        for bad in [
-            "1:0:0:topic",
-            "2:0:0:topic",
-            "1:-1:0:topic",
-            "1:0:x:topic",
-            "1:0:0:",
-            "1:0",
-        ] {
+        for bad in ["1:0:0:topic", "2:0:0:topic", "1:-1:0:topic", "1:0:x:topic", "1:0:0:", "1:0"] {
             let token = URL_SAFE_NO_PAD.encode(bad);
-            assert_eq!(
-                Position::from_token(&token).is_some(),
-                bad == "1:0:0:topic",
-                "{bad}"
-            );
+            assert_eq!(Position::from_token(&token).is_some(), bad == "1:0:0:topic", "{bad}");
         }
         assert_eq!(Position::from_token("not a token"), None);
         assert_eq!(Position::from_token(&"A".repeat(513)), None);

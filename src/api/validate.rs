@@ -46,11 +46,7 @@ impl Violations {
     /// # Errors
     /// [`ApiError::Invalid`] with all faults, when there is one.
     pub fn finish(self) -> Result<(), ApiError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(ApiError::Invalid(self.0))
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(ApiError::Invalid(self.0)) }
     }
 
     /// An identifier from outside.
@@ -96,11 +92,7 @@ impl Violations {
         for (index, &number) in numbers.iter().enumerate().take(Channel::ALL.len() + 1) {
             let field = format!("{field}[{index}]");
             if let Some(channel) = self.required_word(&field, number, super::convert::channel_from) {
-                self.require(
-                    !channels.contains(&channel),
-                    &field,
-                    "names a channel a second time",
-                );
+                self.require(!channels.contains(&channel), &field, "names a channel a second time");
                 channels.push(channel);
             }
         }
@@ -135,15 +127,11 @@ impl Violations {
     /// An address in the form of its channel.
     pub fn address(&mut self, field: &str, channel: Channel, address: &str) {
         let (valid, description) = match channel {
-            Channel::Sms => (
-                is_e164(address),
-                "must be a phone number in E.164 form: + and 8 to 15 digits",
-            ),
+            Channel::Sms => (is_e164(address), "must be a phone number in E.164 form: + and 8 to 15 digits"),
             Channel::Email => (is_mailbox(address), "must be a mailbox, name@example.org"),
-            Channel::Push => (
-                is_push_token(address),
-                "must be a device token of 1 to 2048 visible ASCII characters",
-            ),
+            Channel::Push => {
+                (is_push_token(address), "must be a device token of 1 to 2048 visible ASCII characters")
+            }
         };
         self.require(valid, field, description);
     }
@@ -201,18 +189,10 @@ mod tests {
             (Channel::Push, &long),
         ];
         for (channel, address) in good {
-            assert_eq!(
-                faults(|v| v.address("address", channel, address)),
-                0,
-                "{channel} {address}"
-            );
+            assert_eq!(faults(|v| v.address("address", channel, address)), 0, "{channel} {address}");
         }
         for (channel, address) in bad {
-            assert_eq!(
-                faults(|v| v.address("address", channel, address)),
-                1,
-                "{channel} {address}"
-            );
+            assert_eq!(faults(|v| v.address("address", channel, address)), 1, "{channel} {address}");
         }
     }
 
@@ -250,13 +230,7 @@ mod tests {
             1
         );
         let now = Timestamp::from_second(1_000_000).unwrap();
-        assert_eq!(
-            faults(|v| v.past("t", Some(now + SignedDuration::from_secs(299)), now)),
-            0
-        );
-        assert_eq!(
-            faults(|v| v.past("t", Some(now + SignedDuration::from_secs(301)), now)),
-            1
-        );
+        assert_eq!(faults(|v| v.past("t", Some(now + SignedDuration::from_secs(299)), now)), 0);
+        assert_eq!(faults(|v| v.past("t", Some(now + SignedDuration::from_secs(301)), now)), 1);
     }
 }

@@ -52,21 +52,13 @@ impl RecordError {
     /// The database cannot be used right now.
     #[must_use]
     pub fn unavailable(what: impl Into<String>) -> Self {
-        Self::Unavailable(Failure {
-            statement: None,
-            sqlstate: None,
-            what: what.into(),
-        })
+        Self::Unavailable(Failure { statement: None, sqlstate: None, what: what.into() })
     }
 
     /// A broken invariant: a row that should not be, a word that nobody knows.
     #[must_use]
     pub fn bug(what: impl Into<String>) -> Self {
-        Self::Bug(Failure {
-            statement: None,
-            sqlstate: None,
-            what: what.into(),
-        })
+        Self::Bug(Failure { statement: None, sqlstate: None, what: what.into() })
     }
 
     /// Converts a driver's error and names the statement:
@@ -95,20 +87,14 @@ impl From<tokio_postgres::Error> for RecordError {
         if let Some(db) = error.as_db_error() {
             return from_server(db);
         }
-        let io = error
-            .source()
-            .and_then(|source| source.downcast_ref::<std::io::Error>());
+        let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
         // The driver's own sentence names positions and columns, never values; its
         // source may quote a value, unless it comes from the operating system.
         let what = match io {
             Some(io) => format!("{error}: {}", io.kind()),
             None => error.to_string(),
         };
-        let failure = Failure {
-            statement: None,
-            sqlstate: None,
-            what,
-        };
+        let failure = Failure { statement: None, sqlstate: None, what };
         if error.is_closed() || io.is_some() || is_connection_trouble(&failure.what) {
             Self::Unavailable(failure)
         } else {
@@ -153,30 +139,18 @@ fn from_server(error: &DbError) -> RecordError {
         Some(known) => known.to_owned(),
         None => format!(
             "PostgreSQL reports {}",
-            error
-                .parsed_severity()
-                .map_or_else(|| "an error".to_owned(), |s| s.to_string())
+            error.parsed_severity().map_or_else(|| "an error".to_owned(), |s| s.to_string())
         ),
     };
-    for (kind, name) in [
-        ("constraint", error.constraint()),
-        ("table", error.table()),
-        ("column", error.column()),
-    ] {
+    for (kind, name) in
+        [("constraint", error.constraint()), ("table", error.table()), ("column", error.column())]
+    {
         if let Some(name) = name {
             what.push_str(&format!(", {kind} {name}"));
         }
     }
-    let failure = Failure {
-        statement: None,
-        sqlstate: Some(state.code().to_owned()),
-        what,
-    };
-    if is_passing(state) {
-        RecordError::Unavailable(failure)
-    } else {
-        RecordError::Bug(failure)
-    }
+    let failure = Failure { statement: None, sqlstate: Some(state.code().to_owned()), what };
+    if is_passing(state) { RecordError::Unavailable(failure) } else { RecordError::Bug(failure) }
 }
 
 /// What an operator should read for the states that are met in practice.
@@ -212,10 +186,8 @@ fn sentence(state: &SqlState) -> Option<&'static str> {
 /// a transaction that the server ended (25P03, 25P04).
 fn is_passing(state: &SqlState) -> bool {
     let code = state.code();
-    matches!(
-        code.get(..2),
-        Some("08" | "28" | "3D" | "40" | "53" | "57" | "58")
-    ) || matches!(code, "25006" | "25P03" | "25P04" | "55P03")
+    matches!(code.get(..2), Some("08" | "28" | "3D" | "40" | "53" | "57" | "58"))
+        || matches!(code, "25006" | "25P03" | "25P04" | "55P03")
 }
 
 #[cfg(test)]
@@ -224,9 +196,7 @@ mod tests {
 
     #[test]
     fn shutdown_timeout_and_full_disk_pass_and_constraints_do_not() {
-        for passing in [
-            "57P01", "57P02", "57P03", "57014", "53100", "53300", "08006", "40P01", "25006",
-        ] {
+        for passing in ["57P01", "57P02", "57P03", "57014", "53100", "53300", "08006", "40P01", "25006"] {
             assert!(is_passing(&SqlState::from_code(passing)), "{passing}");
         }
         for lasting in ["23505", "23503", "42601", "42P01", "22P02", "0A000", "25P02"] {

@@ -94,14 +94,7 @@ pub async fn run(config: &config::Postgres) -> Result<Report, RecordError> {
         .await
         .map_err(from_refinery)?
         .map_or(0, |last| last.version());
-    Ok(Report {
-        applied: report
-            .applied_migrations()
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        version,
-    })
+    Ok(Report { applied: report.applied_migrations().iter().map(ToString::to_string).collect(), version })
 }
 
 /// Looks whether the schema has everything that this program needs; changes nothing.
@@ -150,15 +143,9 @@ fn from_refinery(error: refinery::Error) -> RecordError {
         && let Some(driver) = source.downcast_ref::<tokio_postgres::Error>()
     {
         let lost = driver.is_closed() || driver.as_db_error().is_none();
-        let sentence = driver
-            .as_db_error()
-            .map_or_else(|| driver.to_string(), |db| db.message().to_owned());
+        let sentence = driver.as_db_error().map_or_else(|| driver.to_string(), |db| db.message().to_owned());
         let what = format!("migration failed: {sentence}");
-        return if lost {
-            RecordError::unavailable(what)
-        } else {
-            RecordError::bug(what)
-        };
+        return if lost { RecordError::unavailable(what) } else { RecordError::bug(what) };
     }
     RecordError::bug(format!("migration failed: {error}"))
 }
@@ -170,11 +157,7 @@ mod tests {
     #[test]
     fn migrations_are_embedded_in_order() {
         let runner = embedded::migrations::runner();
-        let versions: Vec<i32> = runner
-            .get_migrations()
-            .iter()
-            .map(refinery::Migration::version)
-            .collect();
+        let versions: Vec<i32> = runner.get_migrations().iter().map(refinery::Migration::version).collect();
         assert!(!versions.is_empty());
         assert!(versions.is_sorted());
     }

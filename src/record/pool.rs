@@ -27,9 +27,7 @@ pub fn pool(config: &config::Postgres) -> Result<Pool, RecordError> {
     let manager = Manager::from_config(
         driver_config(config)?,
         NoTls,
-        ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        },
+        ManagerConfig { recycling_method: RecyclingMethod::Fast },
     );
     let connect = Duration::from_millis(config.connect_timeout_ms);
     Pool::builder(manager)

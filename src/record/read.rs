@@ -118,13 +118,10 @@ WHERE notification_id = $1 ORDER BY why_id LIMIT $2";
 pub async fn notification(pool: &Pool, id: NotificationId) -> Result<Option<NotificationView>, RecordError> {
     let client = pool.get().await?;
     let at = RecordError::at("read_notification");
-    let deliveries: Vec<Uuid> = Channel::ALL
-        .iter()
-        .map(|&channel| DeliveryId::for_channel(id, channel).0)
-        .collect();
-    let (notification, why) = try_join(client.prepare_cached(NOTIFICATION), client.prepare_cached(WHY))
-        .await
-        .map_err(&at)?;
+    let deliveries: Vec<Uuid> =
+        Channel::ALL.iter().map(|&channel| DeliveryId::for_channel(id, channel).0).collect();
+    let (notification, why) =
+        try_join(client.prepare_cached(NOTIFICATION), client.prepare_cached(WHY)).await.map_err(&at)?;
     let (rows, why) = try_join(
         client.query(&notification, &[&id.0, &deliveries]),
         client.query(&why, &[&id.0, &WHY_MAX_LINES]),
@@ -135,10 +132,7 @@ pub async fn notification(pool: &Pool, id: NotificationId) -> Result<Option<Noti
         return Ok(None);
     };
     let mut view = notification_view(id, first)?;
-    for row in rows
-        .iter()
-        .filter(|row| row.get::<_, Option<Uuid>>("delivery_id").is_some())
-    {
+    for row in rows.iter().filter(|row| row.get::<_, Option<Uuid>>("delivery_id").is_some()) {
         view.deliveries.push(delivery_view(row)?);
     }
     view.why = why.iter().map(why_line).collect::<Result<_, _>>()?;
@@ -289,15 +283,9 @@ pub async fn recipient(pool: &Pool, id: RecipientId) -> Result<Option<RecipientV
         return Ok(None);
     };
     let statement = snapshot.prepare_cached(LINKS).await.map_err(&at)?;
-    let links = snapshot
-        .query(&statement, &[&id.0, &PARTS_MAX])
-        .await
-        .map_err(&at)?;
+    let links = snapshot.query(&statement, &[&id.0, &PARTS_MAX]).await.map_err(&at)?;
     let statement = snapshot.prepare_cached(POINTS).await.map_err(&at)?;
-    let points = snapshot
-        .query(&statement, &[&id.0, &PARTS_MAX])
-        .await
-        .map_err(&at)?;
+    let points = snapshot.query(&statement, &[&id.0, &PARTS_MAX]).await.map_err(&at)?;
     let statement = snapshot.prepare_cached(CONSENTS).await.map_err(&at)?;
     let consents = snapshot.query(&statement, &[&id.0]).await.map_err(&at)?;
     snapshot.commit().await.map_err(&at)?;
@@ -364,7 +352,5 @@ fn word<T>(row: &Row, column: &'static str, parse: fn(&str) -> Option<T>) -> Res
 }
 
 fn unknown(column: &str) -> RecordError {
-    RecordError::bug(format!(
-        "column {column} has a value that this version does not know"
-    ))
+    RecordError::bug(format!("column {column} has a value that this version does not know"))
 }

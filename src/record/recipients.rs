@@ -10,8 +10,8 @@ use jiff::civil::Time;
 use uuid::Uuid;
 
 use super::error::RecordError;
-use crate::metrics;
 use crate::domain::{Channel, PatientId, Purpose, QuietHours, RecipientId, Redacted, Relation};
+use crate::metrics;
 
 /// Recipients of one transaction, at most: it keeps a statement well below its
 /// time-out and the locks short.
@@ -95,18 +95,12 @@ pub async fn upsert_many(pool: &Pool, recipients: &[RecipientUpsert]) -> Result<
     let mut results = Vec::with_capacity(recipients.len());
     for chunk in recipients.chunks(CHUNK_MAX_RECIPIENTS) {
         // By id: every writer locks in the same order, so none waits in a circle.
-        let by_id: BTreeMap<Uuid, &RecipientUpsert> = chunk
-            .iter()
-            .map(|entry| (RecipientId::from_external(&entry.external_id).0, entry))
-            .collect();
+        let by_id: BTreeMap<Uuid, &RecipientUpsert> =
+            chunk.iter().map(|entry| (RecipientId::from_external(&entry.external_id).0, entry)).collect();
         let begun = Instant::now();
         let outcomes = upsert_chunk(pool, &by_id).await?;
         metrics::statement("recipient_upsert", by_id.len(), begun.elapsed());
-        results.extend(
-            chunk
-                .iter()
-                .map(|entry| outcomes[&RecipientId::from_external(&entry.external_id).0]),
-        );
+        results.extend(chunk.iter().map(|entry| outcomes[&RecipientId::from_external(&entry.external_id).0]));
     }
     Ok(results)
 }
@@ -116,10 +110,7 @@ async fn upsert_chunk(
     entries: &BTreeMap<Uuid, &RecipientUpsert>,
 ) -> Result<HashMap<Uuid, Upserted>, RecordError> {
     let mut client = pool.get().await?;
-    let transaction = client
-        .transaction()
-        .await
-        .map_err(RecordError::at("recipient_upsert"))?;
+    let transaction = client.transaction().await.map_err(RecordError::at("recipient_upsert"))?;
     // The rows stay locked from here on, so the steps below see what others committed
     // and nobody writes between them.
     let outcomes = write_recipients(&transaction, entries).await?;
@@ -131,10 +122,7 @@ async fn upsert_chunk(
     write_links(&transaction, &written).await?;
     write_contact_points(&transaction, &written).await?;
     append_consents(&transaction, &written).await?;
-    transaction
-        .commit()
-        .await
-        .map_err(RecordError::at("recipient_upsert"))?;
+    transaction.commit().await.map_err(RecordError::at("recipient_upsert"))?;
     Ok(outcomes)
 }
 
@@ -168,38 +156,19 @@ async fn write_recipients(
     let ids: Vec<Uuid> = entries.keys().copied().collect();
     let all = || entries.values();
     let external_ids: Vec<&str> = all().map(|e| e.external_id.as_str()).collect();
-    let names: Vec<Option<&str>> = all()
-        .map(|e| e.display_name.as_ref().map(|name| name.expose().as_str()))
-        .collect();
+    let names: Vec<Option<&str>> =
+        all().map(|e| e.display_name.as_ref().map(|name| name.expose().as_str())).collect();
     let locales: Vec<Option<&str>> = all().map(|e| e.locale.as_deref()).collect();
     let zones: Vec<Option<&str>> = all().map(|e| e.time_zone.as_deref()).collect();
     let starts: Vec<Option<Time>> = all().map(|e| e.quiet_hours.map(|quiet| quiet.start)).collect();
     let ends: Vec<Option<Time>> = all().map(|e| e.quiet_hours.map(|quiet| quiet.end)).collect();
     let orders: Vec<String> = all()
-        .map(|e| {
-            e.channel_order
-                .iter()
-                .map(|channel| channel.as_str())
-                .collect::<Vec<_>>()
-                .join(",")
-        })
+        .map(|e| e.channel_order.iter().map(|channel| channel.as_str()).collect::<Vec<_>>().join(","))
         .collect();
 
     let upsert = transaction.prepare_cached(UPSERT_RECIPIENT).await.map_err(&at)?;
     let written = transaction
-        .query(
-            &upsert,
-            &[
-                &ids,
-                &external_ids,
-                &names,
-                &locales,
-                &zones,
-                &starts,
-                &ends,
-                &orders,
-            ],
-        )
+        .query(&upsert, &[&ids, &external_ids, &names, &locales, &zones, &starts, &ends, &orders])
         .await
         .map_err(&at)?;
     let erased = transaction.prepare_cached(ERASED).await.map_err(&at)?;
@@ -236,25 +205,13 @@ async fn write_links(
     let all: Vec<Uuid> = entries.iter().map(|(id, _)| *id).collect();
     let links = flatten(entries, |entry| &entry.patients, |(patient, _)| patient);
     let ids: Vec<Uuid> = links.iter().map(|(id, _, _)| *id).collect();
-    let patients: Vec<&str> = links
-        .iter()
-        .map(|(_, _, (patient, _))| patient.as_str())
-        .collect();
-    let relations: Vec<&str> = links
-        .iter()
-        .map(|(_, _, (_, relation))| relation.as_str())
-        .collect();
+    let patients: Vec<&str> = links.iter().map(|(_, _, (patient, _))| patient.as_str()).collect();
+    let relations: Vec<&str> = links.iter().map(|(_, _, (_, relation))| relation.as_str()).collect();
 
     let end = transaction.prepare_cached(END_LINKS).await.map_err(&at)?;
-    transaction
-        .execute(&end, &[&all, &ids, &patients])
-        .await
-        .map_err(&at)?;
+    transaction.execute(&end, &[&all, &ids, &patients]).await.map_err(&at)?;
     let upsert = transaction.prepare_cached(UPSERT_LINKS).await.map_err(&at)?;
-    transaction
-        .execute(&upsert, &[&ids, &patients, &relations])
-        .await
-        .map_err(&at)?;
+    transaction.execute(&upsert, &[&ids, &patients, &relations]).await.map_err(&at)?;
     Ok(())
 }
 
@@ -285,34 +242,19 @@ async fn write_contact_points(
 ) -> Result<(), RecordError> {
     let at = RecordError::at("recipient_contact_points");
     let all: Vec<Uuid> = entries.iter().map(|(id, _)| *id).collect();
-    let points = flatten(
-        entries,
-        |entry| &entry.contact_points,
-        |point| (point.channel, point.address.expose()),
-    );
+    let points =
+        flatten(entries, |entry| &entry.contact_points, |point| (point.channel, point.address.expose()));
     let ids: Vec<Uuid> = points.iter().map(|(id, _, _)| *id).collect();
-    let channels: Vec<&str> = points
-        .iter()
-        .map(|(_, _, point)| point.channel.as_str())
-        .collect();
-    let addresses: Vec<&str> = points
-        .iter()
-        .map(|(_, _, point)| point.address.expose().as_str())
-        .collect();
+    let channels: Vec<&str> = points.iter().map(|(_, _, point)| point.channel.as_str()).collect();
+    let addresses: Vec<&str> = points.iter().map(|(_, _, point)| point.address.expose().as_str()).collect();
     let positions: Vec<i16> = points.iter().map(|(_, position, _)| *position).collect();
     let verified: Vec<Option<Timestamp>> = points.iter().map(|(_, _, point)| point.verified_at).collect();
 
     let retire = transaction.prepare_cached(RETIRE_POINTS).await.map_err(&at)?;
-    transaction
-        .execute(&retire, &[&all, &ids, &channels, &addresses, &NOT_NAMED])
-        .await
-        .map_err(&at)?;
+    transaction.execute(&retire, &[&all, &ids, &channels, &addresses, &NOT_NAMED]).await.map_err(&at)?;
     let upsert = transaction.prepare_cached(UPSERT_POINTS).await.map_err(&at)?;
     transaction
-        .execute(
-            &upsert,
-            &[&ids, &channels, &addresses, &positions, &verified, &NOT_NAMED],
-        )
+        .execute(&upsert, &[&ids, &channels, &addresses, &positions, &verified, &NOT_NAMED])
         .await
         .map_err(&at)?;
     Ok(())
@@ -339,11 +281,7 @@ async fn append_consents(
     entries: &[(Uuid, &RecipientUpsert)],
 ) -> Result<(), RecordError> {
     let at = RecordError::at("recipient_consents");
-    let consents = flatten(
-        entries,
-        |entry| &entry.consents,
-        |consent| (consent.channel, consent.purpose),
-    );
+    let consents = flatten(entries, |entry| &entry.consents, |consent| (consent.channel, consent.purpose));
     if consents.is_empty() {
         return Ok(());
     }
@@ -358,10 +296,7 @@ async fn append_consents(
 
     let append = transaction.prepare_cached(APPEND_CONSENTS).await.map_err(&at)?;
     transaction
-        .execute(
-            &append,
-            &[&ids, &channels, &purposes, &granted, &given, &by, &how],
-        )
+        .execute(&append, &[&ids, &channels, &purposes, &granted, &given, &by, &how])
         .await
         .map_err(&at)?;
     Ok(())
@@ -410,10 +345,8 @@ mod tests {
         let id = Uuid::nil();
         let entries = [(id, &entry)];
         let flat = flatten(&entries, |e| &e.contact_points, |point| point.address.expose());
-        let seen: Vec<(i16, &str)> = flat
-            .iter()
-            .map(|(_, position, point)| (*position, point.address.expose().as_str()))
-            .collect();
+        let seen: Vec<(i16, &str)> =
+            flat.iter().map(|(_, position, point)| (*position, point.address.expose().as_str())).collect();
         assert_eq!(seen, [(0, "+15550100001"), (1, "+15550100002")]);
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use axum::Router;
 
-use super::Context;
-use crate::api::{self, Front, Position, PublishError, Publisher};
+use super::{Context, Unavailable};
+use crate::api::{self, Front, Position, PublishError, Publisher, ServeError};
 use crate::domain::{NotificationRequested, Urgency};
 use crate::record::{migrate, pool};
 use crate::topic::encoder::{EncodeError, Encoder};
@@ -29,18 +29,9 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
 /// As [`run`].
 pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
     check_schema(&ctx).await?;
-    let mut links = vec![(
-        "Metrics".to_owned(),
-        format!("http://{}/metrics", ctx.config.metrics.listen),
-    )];
+    let mut links = vec![("Metrics".to_owned(), format!("http://{}/metrics", ctx.config.metrics.listen))];
     if extra_http.has_routes() {
-        links.insert(
-            0,
-            (
-                "Inbox: what the sandbox providers were given".to_owned(),
-                "/inbox".to_owned(),
-            ),
-        );
+        links.insert(0, ("Inbox: what the sandbox providers were given".to_owned(), "/inbox".to_owned()));
     }
     let serving = api::serve(Front {
         config: ctx.config.app.clone(),
@@ -51,7 +42,8 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
         health: Arc::clone(&ctx.health),
         shutdown: ctx.shutdown.clone(),
     })
-    .await?;
+    .await
+    .map_err(not_serving)?;
     // Neither broker nor database decide on readiness: with one of them away every
     // pod would be taken out at once, and callers would get refused connections
     // where they now get an answer that says what is away and when to come back.
@@ -60,15 +52,25 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
     serving.finished().await.context("front")
 }
 
+/// A port that is taken may be free after a restart; any other fault stays.
+fn not_serving(error: ServeError) -> anyhow::Error {
+    match error {
+        ServeError::Listen { .. } => anyhow::Error::new(error).context(Unavailable("the front's port")),
+        ServeError::Address(_)
+        | ServeError::NotLoopback(_)
+        | ServeError::Reflection(_)
+        | ServeError::Transport(_)
+        | ServeError::Task(_) => error.into(),
+    }
+}
+
 /// A schema that lacks migrations is a fault of the roll-out, and best found before
 /// the old pods are gone. A database that is away now may be back for the first call.
 async fn check_schema(ctx: &Context) -> anyhow::Result<()> {
     match migrate::check(&ctx.config.postgres).await {
         Ok(status) if status.is_current() => Ok(()),
-        Ok(status) => anyhow::bail!(
-            "the database lacks {}: run `patient-notify migrate` first",
-            status.missing.join(", ")
-        ),
+        Ok(status) => Err(anyhow!("it lacks {}: run `patient-notify migrate`", status.missing.join(", ")))
+            .context(Unavailable("the database's schema")),
         Err(error) if error.is_unavailable() => {
             tracing::warn!(%error, "schema could not be checked; serving all the same");
             Ok(())
@@ -99,23 +101,12 @@ fn publisher(ctx: &Context) -> anyhow::Result<Publisher> {
 impl Way {
     async fn publish(&self, request: &NotificationRequested) -> Result<Position, PublishError> {
         let topic = topic_of(request.urgency);
-        let payload = self
-            .encoder
-            .notification(&topic, request)
-            .await
-            .map_err(encode_fault)?;
+        let payload = self.encoder.notification(&topic, request).await.map_err(encode_fault)?;
         let topic = topic.full_name(&self.topic_prefix);
         let key = request.patient_id.as_str().as_bytes();
-        let (partition, offset) = self
-            .producer
-            .send(&topic, Some(key), Some(&payload), &[])
-            .await
-            .map_err(produce_fault)?;
-        Ok(Position {
-            topic,
-            partition,
-            offset,
-        })
+        let (partition, offset) =
+            self.producer.send(&topic, Some(key), Some(&payload), &[]).await.map_err(produce_fault)?;
+        Ok(Position { topic, partition, offset })
     }
 }
 

@@ -46,6 +46,7 @@ CREATE TABLE delivery (
                                                         -- outcome_unknown: when to look it up;
                                                         -- null: nothing is planned
     first_attempt_at timestamptz,
+    unknown_since   timestamptz,                        -- since when its outcome is unknown
     expires_at      timestamptz NOT NULL,
     provider        text,
     provider_message_id text,

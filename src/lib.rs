@@ -12,20 +12,25 @@
 //! 3. [`plan`]: event + recipients' facts + now → who, which channels, when, until
 //!    when; or why not. Pure.
 //! 4. [`record`]: one statement a batch claims what is new.
-//! 5. [`deliver`]: the provider's call, concurrently across keys, in order within one.
+//! 5. [`dispatch`] and [`deliver`]: the provider's call, concurrently across keys, in
+//!    order within one.
 //! 6. [`record`] again: outcomes in batches, with the status change for the outbox.
 //! 7. [`topic`] again: the contiguous prefix of done offsets is committed.
 //!
 //! [`processor`] is the spine that runs these steps, [`roles`] wires one deployment
 //! each, [`workers`] own what was deferred, [`api`] is the gRPC front.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that fails by a panic says where")
+)]
 
 pub mod topic;
 pub mod decode;
 pub mod plan;
 pub mod deliver;
 pub mod record;
+pub mod dispatch;
 pub mod processor;
 pub mod api;
 pub mod workers;

@@ -3,6 +3,24 @@
 //! A provider is an enum, not a trait: there are three, and tests use stub
 //! servers that speak the real protocols.
 
+pub mod breaker;
+mod fcm;
+mod google;
+mod gsm7;
+mod http;
+mod providers;
+pub mod render;
+mod smtp;
+mod templates;
+mod twilio;
+mod variables;
+
+#[cfg(test)]
+mod tests;
+
+pub use providers::{DeliverError, Fault, Providers};
+pub use render::{RenderError, Renderer};
+
 use std::time::Duration;
 
 use crate::domain::{Channel, DeliveryId, Reason, Redacted};
@@ -27,9 +45,17 @@ pub enum Content {
     /// At most 160 GSM-7 characters.
     Sms { body: Redacted<String> },
     /// Plain text and HTML.
-    Email { subject: Redacted<String>, text: Redacted<String>, html: Redacted<String> },
+    Email {
+        subject: Redacted<String>,
+        text: Redacted<String>,
+        html: Redacted<String>,
+    },
     /// What a lock screen may show: nothing that says why.
-    Push { title: Redacted<String>, body: Redacted<String>, link: String },
+    Push {
+        title: Redacted<String>,
+        body: Redacted<String>,
+        link: String,
+    },
 }
 
 impl Content {
@@ -57,6 +83,20 @@ pub enum SendOutcome {
     Throttled { after: Duration },
     /// The bytes left and no answer came: it may have been sent.
     Ambiguous(Reason),
+}
+
+impl SendOutcome {
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Sent { .. } => "sent",
+            Self::Permanent(_) => "permanent",
+            Self::Transient { .. } => "transient",
+            Self::Throttled { .. } => "throttled",
+            Self::Ambiguous(_) => "ambiguous",
+        }
+    }
 }
 
 /// What a provider's own records say of an unknown outcome.

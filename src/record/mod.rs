@@ -1,0 +1,21 @@
+//! PostgreSQL: every SQL statement lives here.
+
+pub mod claim;
+pub mod due;
+pub mod error;
+pub mod facts;
+pub mod migrate;
+pub mod outbox;
+pub mod outcome;
+pub mod pool;
+pub mod read;
+pub mod recipients;
+pub mod report;
+pub mod store;
+
+pub use claim::{Claim, FirstDelivery, Source};
+pub use due::{DueDelivery, DueDepth};
+pub use error::RecordError;
+pub use outbox::{OutboxRow, Relay};
+pub use outcome::{NextDelivery, Recorded};
+pub use store::{Owner, Store};

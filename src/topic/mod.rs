@@ -3,12 +3,23 @@
 
 pub mod admin;
 pub mod client;
+pub mod consumer;
 pub mod dead_letter;
 pub mod encoder;
 mod evolution;
+pub mod intake;
+pub mod lag;
+pub mod ledger;
 pub mod names;
 mod offsets;
+pub mod partition;
 pub mod producer;
 mod registry;
 pub mod sample;
 pub mod schemas;
+
+pub use consumer::{Consumer, ConsumerError, Options as ConsumerOptions};
+pub use dead_letter::{DeadLetters, Origin};
+pub use intake::Intake;
+pub use names::dlq_of;
+pub use partition::{Partition, Record, Ticket};

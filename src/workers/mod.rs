@@ -1,0 +1,4 @@
+//! What was deferred: claim due → act → record, one file a queue.
+
+pub mod due;
+pub mod relay;

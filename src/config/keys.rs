@@ -1,8 +1,12 @@
-//! All configuration: one commented file of defaults, a file over it, the
-//! environment over both. Every fault is reported at once.
+//! The keys as the program sees them.
+#![allow(
+    missing_docs,
+    reason = "meaning, unit and default of each key stand in config/default.toml"
+)]
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::show::Loaded;
 use crate::domain::Redacted;
 
 /// Text that must not be printed.
@@ -10,7 +14,7 @@ pub type Secret = Redacted<String>;
 
 /// The whole configuration; meaning, unit and default of each key stand in
 /// `config/default.toml`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct Config {
     pub kafka: Kafka,
     pub registry: Registry,
@@ -26,16 +30,20 @@ pub struct Config {
     pub metrics: Metrics,
     pub log: Log,
     pub shutdown: Shutdown,
+    #[serde(skip)]
+    pub(super) loaded: Loaded,
 }
 
 /// `[kafka]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Kafka {
     pub bootstrap_servers: String,
     pub topic_prefix: String,
     pub security_protocol: String,
     pub sasl_mechanism: String,
     pub sasl_username: String,
+    #[serde(with = "secret")]
     pub sasl_password: Secret,
     pub ssl_ca_file: String,
     pub replication_factor: i32,
@@ -44,17 +52,21 @@ pub struct Kafka {
 }
 
 /// `[registry]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Registry {
     pub url: String,
     pub username: String,
+    #[serde(with = "secret")]
     pub password: Secret,
     pub timeout_ms: u64,
 }
 
 /// `[postgres]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Postgres {
+    #[serde(with = "secret")]
     pub url: Secret,
     pub pool_size: usize,
     pub pool_wait_timeout_ms: u64,
@@ -63,7 +75,8 @@ pub struct Postgres {
 }
 
 /// `[processor]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Processor {
     pub queue_max_records: usize,
     pub queue_max_bytes: usize,
@@ -91,7 +104,8 @@ pub struct Processor {
 }
 
 /// `[plan]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
     pub portal_url: String,
     pub contact_phone: String,
@@ -108,7 +122,8 @@ pub struct Plan {
 }
 
 /// `[retry]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Retry {
     pub initial_ms: u64,
     pub max_ms: u64,
@@ -117,11 +132,13 @@ pub struct Retry {
 }
 
 /// `[sms]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Sms {
     pub enabled: bool,
     pub base_url: String,
     pub account_sid: String,
+    #[serde(with = "secret")]
     pub auth_token: Secret,
     pub from_number: String,
     pub status_callback_base_url: String,
@@ -130,13 +147,15 @@ pub struct Sms {
 }
 
 /// `[email]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Email {
     pub enabled: bool,
     pub smtp_host: String,
     pub smtp_port: u16,
     pub smtp_tls: String,
     pub username: String,
+    #[serde(with = "secret")]
     pub password: Secret,
     pub from_address: String,
     pub message_id_domain: String,
@@ -145,7 +164,8 @@ pub struct Email {
 }
 
 /// `[push]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Push {
     pub enabled: bool,
     pub base_url: String,
@@ -156,7 +176,8 @@ pub struct Push {
 }
 
 /// `[workers]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Workers {
     pub poll_interval_ms: u64,
     pub batch_max_rows: usize,
@@ -164,28 +185,53 @@ pub struct Workers {
 }
 
 /// `[app]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct App {
     pub listen: String,
+    pub allow_unauthenticated: bool,
     pub request_max_bytes: usize,
     pub concurrency: usize,
 }
 
 /// `[metrics]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Metrics {
     pub listen: String,
 }
 
 /// `[log]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Log {
     pub format: String,
     pub filter: String,
 }
 
 /// `[shutdown]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Shutdown {
     pub timeout_ms: u64,
+}
+
+/// Secrets are read as text and written as `[redacted]`; an empty one is no
+/// secret and stays visible as "not set".
+mod secret {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Secret;
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        String::deserialize(deserializer).map(Secret::new)
+    }
+
+    pub(super) fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if secret.expose().is_empty() {
+            ""
+        } else {
+            "[redacted]"
+        })
+    }
 }

@@ -1,0 +1,121 @@
+# `make` or `make help` lists what there is.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Crates that are compiled side by side.
+JOBS ?= 2
+# `make demo`: where the ports begin, where data go (empty: a folder of its own), how
+# many results for how many patients, and whether to end after the table (ONCE=1).
+PORT_BASE ?= 19000
+DATA_DIR ?=
+RESULTS ?=
+PATIENTS ?=
+ONCE ?=
+
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
+debug := $(CARGO_TARGET_DIR)/debug/patient-notify
+release := $(CARGO_TARGET_DIR)/release/patient-notify
+demo_flags := --port-base $(PORT_BASE) \
+	$(if $(filter-out 0,$(ONCE)),--once) \
+	$(if $(DATA_DIR),--data-dir '$(DATA_DIR)') \
+	$(if $(RESULTS),--results $(RESULTS)) \
+	$(if $(PATIENTS),--patients $(PATIENTS))
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  make demo takes ONCE=1, PORT_BASE=$(PORT_BASE), DATA_DIR=…, RESULTS=…, PATIENTS=…;"
+	@echo "  all take JOBS=$(JOBS). PATIENT_NOTIFY_TOOLS_DIR says where servers are installed."
+
+# --- Run -----------------------------------------------------------------------
+
+.PHONY: demo
+demo: deps ## Install, build, and show the whole way of 5,000 test results on real servers
+	@cargo build --locked --bin patient-notify -j $(JOBS)
+	@exec '$(debug)' dev --demo $(demo_flags)
+
+.PHONY: deps
+deps: ## Install what is missing (Debian packages, servers); once
+	@scripts/install.sh stack
+
+.PHONY: build
+build: ## Build everything, tests too
+	@cargo build --locked --all-targets -j $(JOBS)
+
+# --- Test ----------------------------------------------------------------------
+
+.PHONY: test
+test: deps ## Unit, documentation and integration tests on a stack of their own
+	@cargo build --locked --bin patient-notify -j $(JOBS)
+	@cargo test --locked --no-run -j $(JOBS)
+	@exec '$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS)
+
+.PHONY: bench
+bench: deps ## Drain rates, beside raw consume and COPY in the same run
+	@cargo build --locked --release --bin patient-notify -j $(JOBS)
+	@cargo bench --locked --no-run -j $(JOBS)
+	@exec '$(release)' stack run --free-ports -- cargo bench --locked -j $(JOBS)
+
+# --- Check: what a change must pass besides the tests ----------------------------
+
+.PHONY: check
+check: lint-fmt lint-scripts lint-proto lint-deny lint-clippy lint-doc lint-schemas ## Formats, lints, licences, contracts
+	@echo "check: all passed"
+
+.PHONY: check-deps
+check-deps:
+	@scripts/install.sh check
+
+.PHONY: lint-fmt
+lint-fmt: ## rustfmt
+	@cargo fmt --check
+
+.PHONY: lint-clippy
+lint-clippy: deps ## clippy, warnings are errors
+	@cargo clippy --locked --all-targets -j $(JOBS) -- -D warnings
+
+.PHONY: lint-doc
+lint-doc: deps ## rustdoc, warnings are errors
+	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items -j $(JOBS)
+
+# Not `advisories`: their database is fetched from GitHub at each run, and a check
+# must give the same answer without a network. Run `cargo deny check advisories` by
+# hand, or in a scheduled job, where GitHub can be reached.
+.PHONY: lint-deny
+lint-deny: check-deps ## Licences, bans and sources of dependencies
+	@source scripts/tools-dir.sh && source tools/versions.env && \
+		"$$TOOLS_DIR/cargo-deny-$$CARGO_DENY_VERSION/bin/cargo-deny" --locked check licenses bans sources
+
+.PHONY: lint-proto
+lint-proto: check-deps ## buf, on the gRPC contracts
+	@source scripts/tools-dir.sh && source tools/versions.env && \
+		"$$TOOLS_DIR/buf-$$BUF_VERSION/bin/buf" lint
+
+.PHONY: lint-scripts
+lint-scripts: check-deps ## shellcheck
+	@shellcheck --external-sources scripts/*.sh .ci/run
+
+.PHONY: lint-schemas
+lint-schemas: deps ## Avro schemas must read what the previous main wrote
+	@cargo build --locked --bin patient-notify -j $(JOBS)
+	@scripts/schemas-compatible.sh '$(debug)'
+
+# --- Tidy ----------------------------------------------------------------------
+
+.PHONY: fmt
+fmt: ## Format the source
+	@cargo fmt
+
+.PHONY: clean
+clean: ## Delete what was built and the stacks' data; downloads stay
+	@cargo clean
+	@scripts/clean.sh data '$(DATA_DIR)'
+
+.PHONY: distclean
+distclean: clean ## Delete the downloads too
+	@scripts/clean.sh tools

@@ -1,0 +1,116 @@
+//! Between the contract's words and the domain's: total in both directions, so that
+//! a new word does not compile before it is given a meaning here.
+
+use jiff::Timestamp;
+use jiff::civil::Time;
+
+use super::proto;
+use crate::domain::{Channel, Purpose, QuietHours, Relation, State, Urgency};
+
+/// A pair of functions for each enum; `*_UNSPECIFIED` is `None`.
+macro_rules! both_ways {
+    ($type:ident, $from:ident, $to:ident, $unspecified:ident, { $($word:ident),+ $(,)? }) => {
+        /// The domain's word; `None` for the unspecified one.
+        #[must_use]
+        pub const fn $from(word: proto::$type) -> Option<$type> {
+            match word {
+                proto::$type::$unspecified => None,
+                $(proto::$type::$word => Some($type::$word),)+
+            }
+        }
+
+        /// The contract's word.
+        #[must_use]
+        pub const fn $to(word: $type) -> proto::$type {
+            match word { $($type::$word => proto::$type::$word,)+ }
+        }
+    };
+}
+
+both_ways!(Purpose, purpose_from, purpose_to, Unspecified, {
+    TestResult, AppointmentReminder, AppointmentConfirmation, General, Campaign,
+});
+both_ways!(Urgency, urgency_from, urgency_to, Unspecified, { Bulk, Normal, High, Critical });
+both_ways!(Channel, channel_from, channel_to, Unspecified, { Sms, Email, Push });
+both_ways!(Relation, relation_from, relation_to, Unspecified, { Patient, Proxy });
+both_ways!(State, state_from, state_to, Unspecified, {
+    Accepted, Held, Queued, Dispatching, Sent, Delivered, TemporaryFailure, OutcomeUnknown,
+    PermanentFailure, TechnicalFailure, Expired, Cancelled, Suppressed,
+});
+
+/// The contract's form of a time.
+#[must_use]
+pub fn timestamp_to(time: Timestamp) -> prost_types::Timestamp {
+    // Before 1970 the fraction of a jiff time is negative; the contract counts it up.
+    let (seconds, nanos) = match (time.as_second(), time.subsec_nanosecond()) {
+        (seconds, nanos) if nanos < 0 => (seconds - 1, nanos + 1_000_000_000),
+        parts => parts,
+    };
+    prost_types::Timestamp { seconds, nanos }
+}
+
+/// `HH:MM`; `None` for anything else.
+#[must_use]
+pub fn minute_from(text: &str) -> Option<Time> {
+    let shaped = text.len() == 5 && text.as_bytes()[2] == b':';
+    shaped.then(|| Time::strptime("%H:%M", text).ok()).flatten()
+}
+
+/// The contract's form of quiet hours.
+#[must_use]
+pub fn quiet_hours_to(quiet: QuietHours) -> proto::QuietHours {
+    let minute = |time: Time| format!("{:02}:{:02}", time.hour(), time.minute());
+    proto::QuietHours {
+        start: minute(quiet.start),
+        end: minute(quiet.end),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_keep_their_spelling_in_the_contract() {
+        for &state in State::ALL {
+            let spelled = format!("STATE_{}", state.as_str().to_uppercase());
+            assert_eq!(state_to(state).as_str_name(), spelled);
+            assert_eq!(state_from(state_to(state)), Some(state));
+        }
+        for &purpose in Purpose::ALL {
+            assert_eq!(
+                purpose_to(purpose).as_str_name(),
+                format!("PURPOSE_{}", purpose.as_str().to_uppercase())
+            );
+        }
+        assert_eq!(channel_from(proto::Channel::Unspecified), None);
+    }
+
+    #[test]
+    fn times_before_the_epoch_keep_a_positive_fraction() {
+        let time = Timestamp::from_nanosecond(-1).unwrap();
+        assert_eq!(
+            timestamp_to(time),
+            prost_types::Timestamp {
+                seconds: -1,
+                nanos: 999_999_999
+            }
+        );
+        let time = Timestamp::from_nanosecond(1_500_000_000).unwrap();
+        assert_eq!(
+            timestamp_to(time),
+            prost_types::Timestamp {
+                seconds: 1,
+                nanos: 500_000_000
+            }
+        );
+    }
+
+    #[test]
+    fn minutes_are_two_digits_each() {
+        assert_eq!(minute_from("21:05"), Some(Time::constant(21, 5, 0, 0)));
+        for bad in ["", "9:00", "24:00", "12:60", "12-00", "12:00:00", "ab:cd", "1é:0"] {
+            assert_eq!(minute_from(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! From what went wrong to what a caller is told.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use super::publisher::PublishError;
+use crate::metrics;
+use crate::record::RecordError;
+
+/// `google.rpc.ErrorInfo.domain` of every error.
+pub const DOMAIN: &str = "patient-notify";
+
+/// When a caller should come back, where nothing better is known.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The same, when this process has too much to do.
+const OVERLOAD_RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Why a call was not answered with OK.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Fields of the request cannot be used; all of them are named.
+    #[error("request is not valid: {}", sentence(.0))]
+    Invalid(Vec<FieldViolation>),
+    /// There is no such thing.
+    #[error("{0} was not found")]
+    NotFound(&'static str),
+    /// It was taken over and is not processed yet.
+    #[error("notification was taken over and is not processed yet; ask again")]
+    NotYetProcessed,
+    /// The recipient was erased.
+    #[error("recipient was erased and cannot be written again")]
+    RecipientErased,
+    /// Too many calls at once.
+    #[error("too many calls at once; come back later")]
+    Overloaded,
+    /// The deadline has passed.
+    #[error("deadline has passed before the call was done")]
+    DeadlineExceeded,
+    /// The way to the broker failed.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The database failed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// What a caller is told.
+struct Disposition {
+    code: Code,
+    reason: &'static str,
+    retry_after: Option<Duration>,
+    /// Replaces the error's own words, which are for operators.
+    message: Option<&'static str>,
+}
+
+impl Disposition {
+    const fn told(code: Code, reason: &'static str) -> Self {
+        Self {
+            code,
+            reason,
+            retry_after: None,
+            message: None,
+        }
+    }
+
+    const fn unavailable(reason: &'static str, message: &'static str) -> Self {
+        Self {
+            code: Code::Unavailable,
+            reason,
+            retry_after: Some(RETRY_AFTER),
+            message: Some(message),
+        }
+    }
+
+    const fn internal() -> Self {
+        Self {
+            code: Code::Internal,
+            reason: "INTERNAL",
+            retry_after: None,
+            message: Some("the service failed; its log has the cause"),
+        }
+    }
+}
+
+impl ApiError {
+    /// A single faulty field.
+    #[must_use]
+    pub fn invalid(field: &str, description: &str) -> Self {
+        Self::Invalid(vec![FieldViolation::new(field, description)])
+    }
+
+    /// What was away, as a metric label.
+    const fn absent(&self) -> Option<&'static str> {
+        match self {
+            Self::Publish(PublishError::Broker(_)) => Some("kafka"),
+            Self::Publish(PublishError::Registry(_)) => Some("registry"),
+            Self::Record(RecordError::Unavailable(_)) => Some("postgres"),
+            Self::Publish(PublishError::Refused(_))
+            | Self::Record(RecordError::Bug(_))
+            | Self::Invalid(_)
+            | Self::NotFound(_)
+            | Self::NotYetProcessed
+            | Self::RecipientErased
+            | Self::Overloaded
+            | Self::DeadlineExceeded => None,
+        }
+    }
+
+    fn disposition(&self) -> Disposition {
+        match self {
+            Self::Invalid(_) => Disposition::told(Code::InvalidArgument, "INVALID_REQUEST"),
+            Self::NotFound(_) => Disposition::told(Code::NotFound, "NOT_FOUND"),
+            Self::NotYetProcessed => Disposition {
+                retry_after: Some(RETRY_AFTER),
+                ..Disposition::told(Code::Unavailable, "NOT_YET_PROCESSED")
+            },
+            Self::RecipientErased => Disposition::told(Code::FailedPrecondition, "RECIPIENT_ERASED"),
+            Self::Overloaded => Disposition {
+                retry_after: Some(OVERLOAD_RETRY_AFTER),
+                ..Disposition::told(Code::ResourceExhausted, "OVERLOADED")
+            },
+            Self::DeadlineExceeded => Disposition::told(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+            Self::Publish(PublishError::Broker(_)) => Disposition::unavailable(
+                "BROKER_UNAVAILABLE",
+                "the broker did not acknowledge in time; repeat with the same idempotency key",
+            ),
+            Self::Publish(PublishError::Registry(_)) => Disposition::unavailable(
+                "REGISTRY_UNAVAILABLE",
+                "the schema registry is away; repeat with the same idempotency key",
+            ),
+            Self::Record(RecordError::Unavailable(_)) => {
+                Disposition::unavailable("DATABASE_UNAVAILABLE", "the database is away; come back later")
+            }
+            Self::Publish(PublishError::Refused(_)) | Self::Record(RecordError::Bug(_)) => {
+                Disposition::internal()
+            }
+        }
+    }
+
+    /// The status that the caller gets; what is for operators is logged here, once.
+    #[must_use]
+    pub fn into_status(self) -> Status {
+        let told = self.disposition();
+        if let Some(dependency) = self.absent() {
+            metrics::unavailable(dependency);
+            tracing::warn!(error = %self, dependency, "call could not be served");
+        } else if told.code == Code::Internal {
+            tracing::error!(error = %self, "call failed");
+        }
+        let mut details = ErrorDetails::with_error_info(told.reason, DOMAIN, []);
+        if told.retry_after.is_some() {
+            details.set_retry_info(told.retry_after);
+        }
+        let message = told.message.map_or_else(|| self.to_string(), str::to_owned);
+        if let Self::Invalid(violations) = self {
+            details.set_bad_request(violations);
+        }
+        Status::with_error_details(told.code, message, details)
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        error.into_status()
+    }
+}
+
+/// Fields and what is wrong with them, for people; the details have it for programs.
+fn sentence(violations: &[FieldViolation]) -> String {
+    let parts: Vec<String> = violations
+        .iter()
+        .map(|violation| format!("{}: {}", violation.field, violation.description))
+        .collect();
+    parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_of_the_request_is_in_the_details() {
+        let status = ApiError::Invalid(vec![
+            FieldViolation::new("patient_id", "is required"),
+            FieldViolation::new("purpose", "is required"),
+        ])
+        .into_status();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(
+            status.message(),
+            "request is not valid: patient_id: is required; purpose: is required"
+        );
+        assert_eq!(
+            status.get_details_bad_request().unwrap().field_violations.len(),
+            2
+        );
+        assert_eq!(status.get_details_error_info().unwrap().reason, "INVALID_REQUEST");
+        assert!(status.get_details_retry_info().is_none());
+    }
+
+    #[test]
+    fn what_passes_tells_when_to_come_back() {
+        let passing = [
+            (ApiError::NotYetProcessed, Code::Unavailable, "NOT_YET_PROCESSED"),
+            (ApiError::Overloaded, Code::ResourceExhausted, "OVERLOADED"),
+            (
+                PublishError::Broker("x".into()).into(),
+                Code::Unavailable,
+                "BROKER_UNAVAILABLE",
+            ),
+            (
+                PublishError::Registry("x".into()).into(),
+                Code::Unavailable,
+                "REGISTRY_UNAVAILABLE",
+            ),
+            (
+                RecordError::unavailable("x").into(),
+                Code::Unavailable,
+                "DATABASE_UNAVAILABLE",
+            ),
+        ];
+        for (error, code, reason) in passing {
+            let status = error.into_status();
+            assert_eq!(status.code(), code, "{reason}");
+            assert_eq!(status.get_details_error_info().unwrap().reason, reason);
+            assert!(
+                status.get_details_retry_info().unwrap().retry_delay.is_some(),
+                "{reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_inside_is_not_told_to_callers() {
+        for error in [
+            ApiError::from(RecordError::bug("constraint secret_pkey")),
+            PublishError::Refused("secret schema".into()).into(),
+            PublishError::Broker("10.0.0.7:9092 secret".into()).into(),
+        ] {
+            assert!(!error.into_status().message().contains("secret"));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Bounds of every call: how many at once, and until when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::middleware::Next;
+use axum::response::Response;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tonic::Code;
+
+use super::error::ApiError;
+use crate::metrics;
+
+/// Longest time of a call, and the time of one whose caller set no deadline.
+pub const CALL_MAX: Duration = Duration::from_secs(10);
+/// What is kept of a call's time for the way back, so that the caller reads our
+/// answer and not its own deadline.
+const WAY_BACK: Duration = Duration::from_millis(100);
+
+/// Methods that are counted by name.
+const METHODS: [&str; 4] = [
+    "/patientnotify.v1.NotificationService/Send",
+    "/patientnotify.v1.NotificationService/Get",
+    "/patientnotify.v1.RecipientService/Upsert",
+    "/patientnotify.v1.RecipientService/Get",
+];
+
+/// When a call must be answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    begun: Instant,
+    end: Instant,
+}
+
+impl Deadline {
+    fn after(timeout: Duration) -> Self {
+        let begun = Instant::now();
+        Self {
+            begun,
+            end: begun + timeout.min(CALL_MAX),
+        }
+    }
+
+    /// The deadline of a call that came through [`bound`].
+    #[must_use]
+    pub fn of<T>(request: &tonic::Request<T>) -> Self {
+        request
+            .extensions()
+            .get()
+            .copied()
+            .unwrap_or_else(|| Self::after(CALL_MAX))
+    }
+
+    /// Until when the work may last: a little less than the deadline, at most a tenth.
+    #[must_use]
+    pub fn for_work(self) -> Instant {
+        self.end - WAY_BACK.min((self.end - self.begun) / 10)
+    }
+}
+
+/// Middleware of the project's services: refuses a call when too many are under way,
+/// and ends it at its deadline.
+pub async fn bound(State(places): State<Arc<Semaphore>>, mut request: Request, next: Next) -> Response {
+    let method = method(request.uri().path());
+    let deadline = Deadline::after(timeout(request.headers()).unwrap_or(CALL_MAX));
+    let answer = match places.try_acquire() {
+        Ok(_place) => {
+            request.extensions_mut().insert(deadline);
+            timeout_at(deadline.end, next.run(request)).await.unwrap_or_else(|_| refusal(ApiError::DeadlineExceeded))
+        }
+        Err(_) => refusal(ApiError::Overloaded),
+    };
+    metrics::grpc_request(method, code_name(code_of(&answer)), deadline.begun.elapsed());
+    answer
+}
+
+fn refusal(error: ApiError) -> Response {
+    error.into_status().into_http()
+}
+
+/// The method as a label: a caller cannot make up new ones.
+fn method(path: &str) -> &'static str {
+    METHODS.iter().find(|known| **known == path).copied().unwrap_or("other")
+}
+
+/// An error's code stands in the headers; the code of an answer with a body comes
+/// after it, and there is such an answer only when the call went well.
+fn code_of(answer: &Response) -> Code {
+    answer
+        .headers()
+        .get("grpc-status")
+        .map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
+}
+
+/// The contract's name of a code.
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// `grpc-timeout`: up to eight digits and a unit; `None` when there is none to be read.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_callers_timeout_is_read() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            timeout(&headers)
+        };
+        assert_eq!(read("1500m"), Some(Duration::from_millis(1500)));
+        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for bad in ["", "S", "123456789S", "-1S", "+1S", "1s", "1.5S"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        assert_eq!(timeout(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn labels_are_bounded_and_errors_are_counted_by_name() {
+        assert_eq!(method("/patientnotify.v1.NotificationService/Send"), METHODS[0]);
+        assert_eq!(method("/patientnotify.v1.NotificationService/Made-up"), "other");
+        assert_eq!(code_name(code_of(&refusal(ApiError::Overloaded))), "RESOURCE_EXHAUSTED");
+        assert_eq!(code_name(code_of(&Response::default())), "OK");
+    }
+
+    #[test]
+    fn every_method_of_the_contract_is_counted_by_name() {
+        let set = <prost_types::FileDescriptorSet as prost::Message>::decode(super::super::proto::DESCRIPTORS).unwrap();
+        let services = set.file.iter().filter(|file| file.package() == "patientnotify.v1").flat_map(|file| &file.service);
+        for service in services {
+            for rpc in &service.method {
+                let path = format!("/patientnotify.v1.{}/{}", service.name(), rpc.name());
+                assert_eq!(method(&path), path);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn no_call_lasts_longer_than_the_bound() {
+        let deadline = Deadline::after(Duration::from_secs(3600));
+        assert_eq!(deadline.end - deadline.begun, CALL_MAX);
+        assert_eq!(deadline.end - deadline.for_work(), WAY_BACK);
+        let short = Deadline::after(Duration::from_millis(100));
+        assert_eq!(short.end - short.for_work(), Duration::from_millis(10));
+    }
+}

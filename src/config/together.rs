@@ -1,0 +1,185 @@
+//! What keys must satisfy together.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use super::fault::{Fault, Origin};
+use super::keys::Config;
+
+/// A rule between keys.
+struct Together {
+    /// The keys that it reads, the one to change first.
+    keys: &'static [&'static str],
+    /// Does it hold?
+    holds: fn(&Config) -> bool,
+    /// What must hold, and what goes wrong otherwise.
+    must: &'static str,
+}
+
+/// What a lease must leave over a provider's time-out: rendering, queueing, the clock of the pool.
+const LEASE_MARGIN_MS: u64 = 5000;
+
+const fn together(keys: &'static [&'static str], holds: fn(&Config) -> bool, must: &'static str) -> Together {
+    Together { keys, holds, must }
+}
+
+const RULES: &[Together] = &[
+    together(
+        &["processor.lease_ms", "sms.timeout_ms"],
+        |c| c.processor.lease_ms >= c.sms.timeout_ms + LEASE_MARGIN_MS,
+        "lease_ms at least timeout_ms + 5000: a claim must outlast the call that it covers",
+    ),
+    together(
+        &["processor.lease_ms", "email.timeout_ms"],
+        |c| c.processor.lease_ms >= c.email.timeout_ms + LEASE_MARGIN_MS,
+        "lease_ms at least timeout_ms + 5000: a claim must outlast the call that it covers",
+    ),
+    together(
+        &["processor.lease_ms", "push.timeout_ms"],
+        |c| c.processor.lease_ms >= c.push.timeout_ms + LEASE_MARGIN_MS,
+        "lease_ms at least timeout_ms + 5000: a claim must outlast the call that it covers",
+    ),
+    together(
+        &[
+            "postgres.statement_timeout_ms",
+            "postgres.pool_wait_timeout_ms",
+            "processor.lease_ms",
+        ],
+        |c| c.postgres.statement_timeout_ms + c.postgres.pool_wait_timeout_ms < c.processor.lease_ms,
+        "both time-outs together below lease_ms: an outcome must be recorded while the claim is ours",
+    ),
+    together(
+        &["processor.slot_deadline_ms", "processor.lease_ms"],
+        |c| c.processor.slot_deadline_ms > c.processor.lease_ms,
+        "slot_deadline_ms above lease_ms: a slow send is not a stuck process",
+    ),
+    together(
+        &["processor.drain_timeout_ms", "processor.max_poll_interval_ms"],
+        |c| c.processor.drain_timeout_ms < c.processor.max_poll_interval_ms,
+        "drain_timeout_ms below max_poll_interval_ms: the group expels a member that does not poll",
+    ),
+    together(
+        &[
+            "processor.drain_timeout_ms",
+            "processor.close_timeout_ms",
+            "shutdown.timeout_ms",
+        ],
+        |c| c.processor.drain_timeout_ms + c.processor.close_timeout_ms < c.shutdown.timeout_ms,
+        "drain_timeout_ms + close_timeout_ms below shutdown.timeout_ms: otherwise the exit cuts the drain short",
+    ),
+    together(
+        &["processor.heartbeat_interval_ms", "processor.session_timeout_ms"],
+        |c| c.processor.heartbeat_interval_ms * 3 <= c.processor.session_timeout_ms,
+        "heartbeat_interval_ms at most a third of session_timeout_ms",
+    ),
+    together(
+        &["processor.session_timeout_ms", "processor.max_poll_interval_ms"],
+        |c| c.processor.session_timeout_ms <= c.processor.max_poll_interval_ms,
+        "session_timeout_ms at most max_poll_interval_ms (Kafka's own rule)",
+    ),
+    together(
+        &["processor.queue_max_records", "processor.window_max_records"],
+        |c| c.processor.queue_max_records <= c.processor.window_max_records,
+        "queue_max_records at most window_max_records: what is queued is in the window",
+    ),
+    together(
+        &["processor.payload_max_bytes", "processor.queue_max_bytes"],
+        |c| c.processor.payload_max_bytes <= c.processor.queue_max_bytes,
+        "payload_max_bytes at most queue_max_bytes: the largest record must fit",
+    ),
+    together(
+        &[
+            "processor.unavailable_backoff_initial_ms",
+            "processor.unavailable_backoff_max_ms",
+        ],
+        |c| c.processor.unavailable_backoff_initial_ms <= c.processor.unavailable_backoff_max_ms,
+        "the initial pause at most the longest one",
+    ),
+    together(
+        &[
+            "postgres.pool_size",
+            "processor.claim_shards",
+            "processor.record_lanes",
+        ],
+        |c| c.postgres.pool_size > c.processor.claim_shards + c.processor.record_lanes,
+        "pool_size at least claim_shards + record_lanes + 1: each holds a connection, and readiness needs one",
+    ),
+    together(
+        &["retry.initial_ms", "retry.max_ms", "retry.give_up_after_ms"],
+        |c| c.retry.initial_ms <= c.retry.max_ms && c.retry.max_ms <= c.retry.give_up_after_ms,
+        "initial_ms at most max_ms, and that at most give_up_after_ms",
+    ),
+    together(
+        &["retry.outcome_unknown_deadline_ms", "retry.give_up_after_ms"],
+        |c| c.retry.outcome_unknown_deadline_ms <= c.retry.give_up_after_ms,
+        "outcome_unknown_deadline_ms at most give_up_after_ms",
+    ),
+    together(
+        &["kafka.min_insync_replicas", "kafka.replication_factor"],
+        |c| c.kafka.min_insync_replicas <= c.kafka.replication_factor,
+        "min_insync_replicas at most replication_factor: otherwise nothing can be produced",
+    ),
+    together(
+        &[
+            "kafka.sasl_username",
+            "kafka.sasl_password",
+            "kafka.security_protocol",
+        ],
+        |c| {
+            !c.kafka.security_protocol.starts_with("sasl_")
+                || !(c.kafka.sasl_username.is_empty() || c.kafka.sasl_password.expose().is_empty())
+        },
+        "a user name and a password with a sasl_ protocol",
+    ),
+    together(
+        &["registry.username", "registry.password"],
+        |c| c.registry.username.is_empty() == c.registry.password.expose().is_empty(),
+        "both or neither",
+    ),
+    together(
+        &["email.username", "email.password"],
+        |c| c.email.username.is_empty() == c.email.password.expose().is_empty(),
+        "both or neither",
+    ),
+    together(
+        &["email.smtp_tls", "email.username"],
+        |c| c.email.smtp_tls != "none" || c.email.username.is_empty(),
+        "starttls or tls with a user name: the password must not travel in the clear",
+    ),
+    together(
+        &["app.listen", "app.allow_unauthenticated"],
+        |c| {
+            c.app.allow_unauthenticated
+                || c.app
+                    .listen
+                    .parse()
+                    .is_ok_and(|at: SocketAddr| at.ip().is_loopback())
+        },
+        "a loopback address such as 127.0.0.1:9080, or true where a mesh authenticates callers",
+    ),
+    together(
+        &["push.service_account_file", "push.base_url"],
+        |c| !c.push.base_url.contains("googleapis.com") || !c.push.service_account_file.is_empty(),
+        "a service account with Google's own address",
+    ),
+];
+
+/// Every rule that does not hold, but those that read a key which is faulty by itself.
+pub(super) fn faults(config: &Config, faulty_keys: &BTreeSet<&'static str>) -> Vec<Fault> {
+    RULES
+        .iter()
+        .filter(|rule| !rule.keys.iter().any(|key| faulty_keys.contains(key)) && !(rule.holds)(config))
+        .map(|rule| Fault {
+            key: rule.keys.join(" with "),
+            origin: Origin::Together,
+            wrong: in_force(config, rule.keys),
+            allowed: rule.must.to_owned(),
+        })
+        .collect()
+}
+
+/// The values that do not go together, secrets hidden, with their origins.
+fn in_force(config: &Config, keys: &[&str]) -> String {
+    let values: Vec<_> = keys.iter().map(|key| config.loaded.describe(key)).collect();
+    format!("{} do not go together", values.join(" and "))
+}

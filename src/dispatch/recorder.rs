@@ -1,0 +1,157 @@
+//! Outcomes on their way to the database: a bounded queue, and lanes that write
+//! what has gathered in one statement each.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::domain::{Outcome, Reason};
+use crate::metrics;
+use crate::record::{RecordError, Recorded, Store};
+
+/// Called once, when an outcome is durable.
+pub type OnRecorded = Box<dyn FnOnce(Outcome) + Send>;
+
+struct Job {
+    recorded: Recorded,
+    outcome: Outcome,
+    on_recorded: OnRecorded,
+}
+
+/// Bounds of the recorder.
+#[derive(Debug, Clone, Copy)]
+pub struct RecorderOptions {
+    /// Statements side by side.
+    pub lanes: usize,
+    /// Rows a statement.
+    pub batch_max: usize,
+    /// How long a batch waits for company.
+    pub linger: Duration,
+    /// Outcomes that may wait.
+    pub queue_max: usize,
+    /// Pauses while the database is away: first and longest.
+    pub backoff: (Duration, Duration),
+}
+
+/// Takes outcomes; clones share the queue. The lanes end when every clone is gone
+/// and the queue is empty.
+#[derive(Clone)]
+pub struct Recorder {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Recorder {
+    /// Starts the lanes. A broken invariant cancels `fatal`, for the process to end.
+    #[must_use]
+    pub fn start(store: &Store, options: RecorderOptions, fatal: &CancellationToken) -> (Self, JoinSet<()>) {
+        let (jobs, queue) = mpsc::channel(options.queue_max.max(1));
+        let queue = Arc::new(Mutex::new(queue));
+        let mut lanes = JoinSet::new();
+        for _ in 0..options.lanes.max(1) {
+            let lane = Lane {
+                queue: Arc::clone(&queue),
+                store: store.clone(),
+                options,
+                fatal: fatal.clone(),
+                postponed: Vec::new(),
+            };
+            lanes.spawn(lane.run());
+        }
+        (Self { jobs }, lanes)
+    }
+
+    /// Queues an outcome; waits while the queue is full.
+    pub async fn record(&self, recorded: Recorded, outcome: Outcome, on_recorded: OnRecorded) {
+        // The lanes end only after the last sender; a lane that died has said so.
+        let _ = self.jobs.send(Job { recorded, outcome, on_recorded }).await;
+    }
+}
+
+struct Lane {
+    queue: Arc<Mutex<mpsc::Receiver<Job>>>,
+    store: Store,
+    options: RecorderOptions,
+    fatal: CancellationToken,
+    /// A second change of one notification waits for the next batch.
+    postponed: Vec<Job>,
+}
+
+impl Lane {
+    async fn run(mut self) {
+        loop {
+            let batch = self.gather().await;
+            if batch.is_empty() {
+                return;
+            }
+            write(&self.store, &self.options, &self.fatal, batch).await;
+        }
+    }
+
+    /// Waits for the first outcome, then for company. Empty: the end.
+    async fn gather(&mut self) -> Vec<Job> {
+        let mut gathered = std::mem::take(&mut self.postponed);
+        {
+            let mut queue = self.queue.lock().await;
+            if gathered.is_empty() {
+                match queue.recv().await {
+                    Some(job) => gathered.push(job),
+                    None => return gathered,
+                }
+            }
+            let closes = tokio::time::sleep(self.options.linger);
+            tokio::pin!(closes);
+            while gathered.len() < self.options.batch_max {
+                tokio::select! {
+                    biased;
+                    job = queue.recv() => match job {
+                        Some(job) => gathered.push(job),
+                        None => break,
+                    },
+                    () = &mut closes => break,
+                }
+            }
+        }
+        let mut seen = HashSet::with_capacity(gathered.len());
+        let (batch, postponed) =
+            gathered.into_iter().partition(|job| seen.insert(job.recorded.notification_id));
+        self.postponed = postponed;
+        batch
+    }
+
+}
+
+async fn write(store: &Store, options: &RecorderOptions, fatal: &CancellationToken, jobs: Vec<Job>) {
+        let (batch, rest): (Vec<Recorded>, Vec<(Outcome, OnRecorded)>) =
+            jobs.into_iter().map(|job| (job.recorded, (job.outcome, job.on_recorded))).unzip();
+        let (mut pause, longest) = options.backoff;
+        let recorded = loop {
+            match store.record(&batch).await {
+                Ok(recorded) => break recorded,
+                Err(error @ RecordError::Unavailable(_)) => {
+                    metrics::unavailable("postgres");
+                    warn!(%error, rows = batch.len(), "outcomes wait for the database");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(longest);
+                }
+                Err(error @ RecordError::Bug(_)) => {
+                    error!(%error, "outcomes cannot be recorded; the process ends and their claims run out");
+                    fatal.cancel();
+                    return;
+                }
+            }
+        };
+        for (one, (outcome, on_recorded)) in batch.iter().zip(rest) {
+            if recorded.contains(&one.delivery_id) {
+                on_recorded(outcome);
+            } else {
+                metrics::lease_lost(1);
+                warn!(delivery_id = %one.delivery_id, epoch = one.epoch, "the claim was no longer ours; nothing recorded");
+                on_recorded(Outcome::Ignored(Reason::OwnerLost));
+            }
+        }
+}

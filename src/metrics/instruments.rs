@@ -1,0 +1,206 @@
+//! The declaration of every instrument: name, unit, description, bounds.
+//!
+//! The exporter adds the unit to a name, and `_total` to a counter's.
+
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
+
+/// Bounds of histograms of calls (seconds): a loopback answer to the longest time-out.
+const CALL_SECONDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+/// Bounds of the way from acceptance to provider (seconds); the promise is at 10.
+const WAY_SECONDS: [f64; 13] = [
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
+];
+/// Bounds of rows a statement.
+const ROWS: [f64; 9] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2000.0];
+
+/// From the topics to the claim, and the offsets.
+pub(super) struct Intake {
+    pub(super) records: Counter<u64>,
+    pub(super) dead_letters: Counter<u64>,
+    pub(super) breaker_open: Gauge<u64>,
+    pub(super) partitions: Gauge<u64>,
+    pub(super) commits: Counter<u64>,
+    pub(super) rebalances: Counter<u64>,
+    pub(super) rebalance_pauses: Histogram<f64>,
+    pub(super) oldest_in_hand: Gauge<f64>,
+    pub(super) queue_records: Gauge<u64>,
+    pub(super) queue_bytes: Gauge<u64>,
+}
+
+impl Intake {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            records: counter(meter, "records", "{record}", "Records by how they ended"),
+            dead_letters: counter(meter, "dead_letters", "{record}", "Records kept as dead letters"),
+            breaker_open: gauge(
+                meter,
+                "breaker_open",
+                "{flag}",
+                "1 while too many rejects stop the processor",
+            ),
+            partitions: gauge(
+                meter,
+                "partitions",
+                "{partition}",
+                "Partitions in hand, and paused ones of them",
+            ),
+            commits: counter(meter, "commits", "{commit}", "Offset commits by result"),
+            rebalances: counter(meter, "rebalances", "{rebalance}", "Rebalances by kind"),
+            rebalance_pauses: seconds(
+                meter,
+                "rebalance_pause_duration",
+                "How long a rebalance kept records waiting",
+                &CALL_SECONDS,
+            ),
+            oldest_in_hand: meter
+                .f64_gauge("patient_notify_oldest_in_hand_age")
+                .with_unit("s")
+                .with_description("Age of the record that has been in hand longest; 0: none")
+                .build(),
+            queue_records: gauge(
+                meter,
+                "queue_records",
+                "{record}",
+                "Records that wait in this process",
+            ),
+            queue_bytes: gauge(
+                meter,
+                "queue",
+                "By",
+                "Bytes of the records that wait in this process",
+            ),
+        }
+    }
+}
+
+/// From the claim to a provider.
+pub(super) struct Sends {
+    pub(super) deliveries: Counter<u64>,
+    pub(super) provider_calls: Histogram<f64>,
+    pub(super) accept_to_provider: Histogram<f64>,
+    pub(super) leases_lost: Counter<u64>,
+    pub(super) outcomes_unknown: Counter<u64>,
+    pub(super) in_flight: UpDownCounter<i64>,
+    pub(super) due_claimed: Counter<u64>,
+}
+
+impl Sends {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            deliveries: counter(
+                meter,
+                "deliveries",
+                "{delivery}",
+                "Attempts by channel and outcome",
+            ),
+            provider_calls: seconds(
+                meter,
+                "provider_call_duration",
+                "Calls to providers",
+                &CALL_SECONDS,
+            ),
+            accept_to_provider: seconds(
+                meter,
+                "accept_to_provider_duration",
+                "From the source record's timestamp until a provider has the message",
+                &WAY_SECONDS,
+            ),
+            leases_lost: counter(
+                meter,
+                "leases_lost",
+                "{delivery}",
+                "Claims that ran out before their outcome",
+            ),
+            outcomes_unknown: counter(
+                meter,
+                "outcomes_unknown",
+                "{delivery}",
+                "Sends whose outcome is not known: each may be sent or not",
+            ),
+            in_flight: meter
+                .i64_up_down_counter("patient_notify_in_flight")
+                .with_unit("{delivery}")
+                .with_description("Deliveries that a provider is being called for")
+                .build(),
+            due_claimed: counter(
+                meter,
+                "due_claimed",
+                "{delivery}",
+                "Due deliveries taken by a worker",
+            ),
+        }
+    }
+}
+
+/// Database, broker and front.
+pub(super) struct Sides {
+    pub(super) statements: Histogram<f64>,
+    pub(super) statement_rows: Histogram<u64>,
+    pub(super) unavailable: Counter<u64>,
+    pub(super) outbox_published: Counter<u64>,
+    pub(super) grpc_requests: Histogram<f64>,
+}
+
+impl Sides {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            statements: seconds(meter, "statement_duration", "Database statements", &CALL_SECONDS),
+            statement_rows: meter
+                .u64_histogram("patient_notify_statement_rows")
+                .with_unit("{row}")
+                .with_description("Rows a database statement")
+                .with_boundaries(ROWS.to_vec())
+                .build(),
+            unavailable: counter(
+                meter,
+                "unavailable",
+                "{error}",
+                "Tries that met an absent dependency",
+            ),
+            outbox_published: counter(meter, "outbox_published", "{record}", "Status changes published"),
+            grpc_requests: seconds(
+                meter,
+                "grpc_request_duration",
+                "gRPC calls by method and code",
+                &CALL_SECONDS,
+            ),
+        }
+    }
+}
+
+/// What runs: one series a process.
+pub(super) fn build_info(meter: &Meter) -> Gauge<u64> {
+    gauge(
+        meter,
+        "build_info",
+        "{process}",
+        "Always 1; the labels say what runs",
+    )
+}
+
+fn counter(meter: &Meter, name: &str, unit: &'static str, description: &'static str) -> Counter<u64> {
+    meter
+        .u64_counter(format!("patient_notify_{name}"))
+        .with_unit(unit)
+        .with_description(description)
+        .build()
+}
+
+fn gauge(meter: &Meter, name: &str, unit: &'static str, description: &'static str) -> Gauge<u64> {
+    meter
+        .u64_gauge(format!("patient_notify_{name}"))
+        .with_unit(unit)
+        .with_description(description)
+        .build()
+}
+
+fn seconds(meter: &Meter, name: &str, description: &'static str, bounds: &[f64]) -> Histogram<f64> {
+    meter
+        .f64_histogram(format!("patient_notify_{name}"))
+        .with_unit("s")
+        .with_description(description)
+        .with_boundaries(bounds.to_vec())
+        .build()
+}

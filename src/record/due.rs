@@ -1,0 +1,234 @@
+//! Deliveries that wait for a worker: held until a time, queued, to be retried,
+//! of unknown outcome, or claimed by an owner that died.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+
+use super::error::RecordError;
+use super::store::Store;
+use crate::domain::{
+    Channel, DeliveryId, NotificationId, PatientId, Purpose, RecipientId, Redacted, State, Urgency,
+};
+use crate::metrics;
+
+/// A due delivery that is ours now.
+#[derive(Debug, Clone)]
+pub struct DueDelivery {
+    /// Which delivery.
+    pub delivery_id: DeliveryId,
+    /// Of which notification.
+    pub notification_id: NotificationId,
+    /// The claim.
+    pub epoch: i32,
+    /// The state that it was taken from.
+    pub was: State,
+    /// Whom it is about.
+    pub patient_id: PatientId,
+    /// Who gets it.
+    pub recipient_id: RecipientId,
+    /// What for.
+    pub purpose: Purpose,
+    /// How soon.
+    pub urgency: Urgency,
+    /// This delivery's channel.
+    pub channel: Channel,
+    /// Its place in the plan.
+    pub position: i16,
+    /// The plan's channels.
+    pub channels: Vec<Channel>,
+    /// Where it was last sent to, if it was.
+    pub address: Option<Redacted<String>>,
+    /// Locale of the words.
+    pub locale: String,
+    /// Template variables.
+    pub variables: Redacted<Vec<(String, String)>>,
+    /// Attempts so far.
+    pub attempt: i32,
+    /// Key to the provider within one group of attempts.
+    pub attempt_group: i32,
+    /// How long it has been tried, by the database's clock.
+    pub trying_for: Duration,
+    /// How long its outcome has been unknown.
+    pub unknown_for: Option<Duration>,
+    /// The first provider call may have begun at this time.
+    pub first_attempt_at: Timestamp,
+    /// Too late to be useful.
+    pub expires_at: Timestamp,
+    /// The source record's time stamp.
+    pub published_at: Timestamp,
+    /// True when `expires_at` has passed, by the database's clock.
+    pub expired: bool,
+}
+
+/// `SKIP LOCKED` lets any number of workers share the queue without waiting.
+const CLAIM_DUE: &str = "
+WITH due AS (
+    SELECT delivery_id, state FROM delivery
+     WHERE due_at <= now()
+     ORDER BY due_at
+     LIMIT $1
+       FOR UPDATE SKIP LOCKED
+), ours AS (
+    UPDATE delivery d
+       SET state = 'dispatching', owner = $2::uuid, epoch = d.epoch + 1,
+           due_at = now() + $3::bigint * interval '1 millisecond',
+           first_attempt_at = coalesce(d.first_attempt_at, now()), updated_at = now()
+      FROM due
+     WHERE d.delivery_id = due.delivery_id
+    RETURNING d.*, due.state AS was
+)
+SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipient_id, n.purpose, n.urgency,
+       o.channel, o.position, n.channels, o.address, n.locale, n.variables, o.attempt, o.attempt_group,
+       (extract(epoch FROM now() - o.first_attempt_at) * 1000)::bigint AS trying_for_ms,
+       (extract(epoch FROM now() - o.unknown_since) * 1000)::bigint AS unknown_for_ms,
+       o.first_attempt_at, o.expires_at, n.published_at, o.expires_at <= now() AS expired
+  FROM ours o JOIN notification n USING (notification_id)
+ ORDER BY o.delivery_id";
+
+const SET_ADDRESS: &str = "
+UPDATE delivery d SET address = i.address
+  FROM unnest($1::uuid[], $2::text[]) AS i (delivery_id, address)
+ WHERE d.delivery_id = i.delivery_id AND d.owner = $3::uuid";
+
+const DEPTH: &str = "
+SELECT state, count(*) AS depth, max((extract(epoch FROM now() - due_at) * 1000)::bigint) AS oldest_ms
+  FROM delivery WHERE due_at <= now() GROUP BY state";
+
+/// Due rows of one state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueDepth {
+    /// State that they wait in.
+    pub state: State,
+    /// How many are due.
+    pub depth: i64,
+    /// By how much the oldest is overdue.
+    pub oldest_ms: i64,
+}
+
+impl Store {
+    /// Claims up to `limit` due rows for `lease`.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn claim_due(&self, limit: usize, lease: Duration) -> Result<Vec<DueDelivery>, RecordError> {
+        let begun = Instant::now();
+        let client = self.client().await?;
+        let statement = client.prepare_cached(CLAIM_DUE).await.map_err(RecordError::at("claim_due"))?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        let rows = client
+            .query(&statement, &[&limit, &self.owner.0, &lease_ms])
+            .await
+            .map_err(RecordError::at("claim_due"))?;
+        metrics::statement("claim_due", rows.len(), begun.elapsed());
+        rows.iter().map(due_delivery).collect()
+    }
+
+    /// Writes down where deliveries of ours are about to be sent to, so that a
+    /// look-up after a crash asks for the right address.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn set_addresses(
+        &self,
+        addresses: &[(DeliveryId, Redacted<String>)],
+    ) -> Result<(), RecordError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(SET_ADDRESS).await.map_err(RecordError::at("set_address"))?;
+        let ids: Vec<_> = addresses.iter().map(|(id, _)| id.0).collect();
+        let texts: Vec<&str> = addresses.iter().map(|(_, address)| address.expose().as_str()).collect();
+        client
+            .execute(&statement, &[&ids, &texts, &self.owner.0])
+            .await
+            .map_err(RecordError::at("set_address"))?;
+        Ok(())
+    }
+
+    /// Deliveries that somebody has to look at within this time.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn due_within(&self, time: Duration) -> Result<i64, RecordError> {
+        let client = self.client().await?;
+        let time_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let row = client
+            .query_one(
+                "SELECT count(*) FROM delivery WHERE due_at <= now() + $1::bigint * interval '1 millisecond'",
+                &[&time_ms],
+            )
+            .await
+            .map_err(RecordError::at("due_within"))?;
+        Ok(row.try_get(0)?)
+    }
+
+    /// What is due, by state.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn due_depth(&self) -> Result<Vec<DueDepth>, RecordError> {
+        let client = self.client().await?;
+        let rows = client.query(DEPTH, &[]).await.map_err(RecordError::at("due_depth"))?;
+        rows.iter()
+            .map(|row| {
+                Ok(DueDepth {
+                    state: word(row, "state", State::parse)?,
+                    depth: row.try_get("depth")?,
+                    oldest_ms: row.try_get("oldest_ms")?,
+                })
+            })
+            .collect()
+    }
+}
+
+fn word<T>(row: &Row, column: &str, parse: fn(&str) -> Option<T>) -> Result<T, RecordError> {
+    let text: &str = row.try_get(column)?;
+    parse(text).ok_or_else(|| RecordError::bug(format!("{column} holds a word that this version does not know")))
+}
+
+fn millis(value: i64) -> Duration {
+    Duration::from_millis(u64::try_from(value).unwrap_or(0))
+}
+
+fn due_delivery(row: &Row) -> Result<DueDelivery, RecordError> {
+    let patient: &str = row.try_get("patient_id")?;
+    let channels: Vec<&str> = row.try_get("channels")?;
+    let variables: Option<serde_json::Value> = row.try_get("variables")?;
+    Ok(DueDelivery {
+        delivery_id: DeliveryId(row.try_get("delivery_id")?),
+        notification_id: NotificationId(row.try_get("notification_id")?),
+        epoch: row.try_get("epoch")?,
+        was: word(row, "was", State::parse)?,
+        patient_id: PatientId::parse(patient)
+            .ok_or_else(|| RecordError::bug("notification.patient_id is not an opaque identifier"))?,
+        recipient_id: RecipientId(row.try_get("recipient_id")?),
+        purpose: word(row, "purpose", Purpose::parse)?,
+        urgency: word(row, "urgency", Urgency::parse)?,
+        channel: word(row, "channel", Channel::parse)?,
+        position: row.try_get("position")?,
+        channels: channels.into_iter().filter_map(Channel::parse).collect(),
+        address: row.try_get::<_, Option<String>>("address")?.map(Redacted::new),
+        locale: row.try_get("locale")?,
+        variables: Redacted::new(pairs(variables)),
+        attempt: row.try_get("attempt")?,
+        attempt_group: row.try_get("attempt_group")?,
+        trying_for: millis(row.try_get("trying_for_ms")?),
+        unknown_for: row.try_get::<_, Option<i64>>("unknown_for_ms")?.map(millis),
+        first_attempt_at: row.try_get("first_attempt_at")?,
+        expires_at: row.try_get("expires_at")?,
+        published_at: row.try_get("published_at")?,
+        expired: row.try_get("expired")?,
+    })
+}
+
+/// The variables as they were written: an object of strings.
+fn pairs(json: Option<serde_json::Value>) -> Vec<(String, String)> {
+    let Some(serde_json::Value::Object(map)) = json else { return Vec::new() };
+    map.into_iter()
+        .filter_map(|(name, value)| match value {
+            serde_json::Value::String(text) => Some((name, text)),
+            _ => None,
+        })
+        .collect()
+}

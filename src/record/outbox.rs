@@ -1,0 +1,121 @@
+//! Status changes on their way to `pat.notification-status.v1`.
+//!
+//! One relay at a time reads the oldest rows, publishes them in order and deletes
+//! them: at least once, in order a notification.
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+
+use super::error::RecordError;
+use super::store::Store;
+use crate::domain::{Channel, NotificationId, PatientId, Purpose, Reason, RecipientId, State};
+
+/// A status change that is not published yet.
+#[derive(Debug, Clone)]
+pub struct OutboxRow {
+    /// Order of publication.
+    pub outbox_id: i64,
+    /// Which notification.
+    pub notification_id: NotificationId,
+    /// Whom it is about.
+    pub patient_id: PatientId,
+    /// Who gets it.
+    pub recipient_id: RecipientId,
+    /// What for.
+    pub purpose: Purpose,
+    /// Number of the change within its notification, from 1.
+    pub sequence: i32,
+    /// The new state.
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+    /// On which channel, if on one.
+    pub channel: Option<Channel>,
+    /// The backend that asked, if one did.
+    pub caller: Option<String>,
+    /// When.
+    pub changed_at: Timestamp,
+}
+
+/// Key of the advisory lock that the one active relay holds (any constant will do).
+const RELAY_LOCK: i64 = 0x7061_745f_7265_6c61;
+
+/// A session that is the one active relay while it lives.
+pub struct Relay {
+    client: deadpool_postgres::Client,
+}
+
+impl Store {
+    /// Becomes the relay, unless another process is.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn become_relay(&self) -> Result<Option<Relay>, RecordError> {
+        let client = self.client().await?;
+        let row = client
+            .query_one("SELECT pg_try_advisory_lock($1)", &[&RELAY_LOCK])
+            .await
+            .map_err(RecordError::at("relay_lock"))?;
+        Ok(row.try_get::<_, bool>(0)?.then_some(Relay { client }))
+    }
+}
+
+impl Relay {
+    /// The oldest changes, in order.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn oldest(&self, limit: usize) -> Result<Vec<OutboxRow>, RecordError> {
+        let statement = self
+            .client
+            .prepare_cached(
+                "SELECT outbox_id, notification_id, patient_id, recipient_id, purpose, sequence, state, reason,
+                        channel, caller, changed_at
+                   FROM outbox ORDER BY outbox_id LIMIT $1",
+            )
+            .await
+            .map_err(RecordError::at("outbox_oldest"))?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows =
+            self.client.query(&statement, &[&limit]).await.map_err(RecordError::at("outbox_oldest"))?;
+        rows.iter().map(outbox_row).collect()
+    }
+
+    /// Forgets changes that the broker has acknowledged.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells; then they are published again.
+    pub async fn published(&self, ids: &[i64]) -> Result<(), RecordError> {
+        let statement = self
+            .client
+            .prepare_cached("DELETE FROM outbox WHERE outbox_id = ANY($1)")
+            .await
+            .map_err(RecordError::at("outbox_published"))?;
+        self.client.execute(&statement, &[&ids]).await.map_err(RecordError::at("outbox_published"))?;
+        Ok(())
+    }
+
+    /// Lets another process be the relay. The connection is closed rather than
+    /// pooled, so that no lock can be left on it.
+    pub fn resign(self) {
+        drop(deadpool_postgres::Object::take(self.client));
+    }
+}
+
+fn outbox_row(row: &Row) -> Result<OutboxRow, RecordError> {
+    let unknown = |column: &str| RecordError::bug(format!("outbox.{column} holds an unknown word"));
+    let channel: Option<&str> = row.try_get("channel")?;
+    Ok(OutboxRow {
+        outbox_id: row.try_get("outbox_id")?,
+        notification_id: NotificationId(row.try_get("notification_id")?),
+        patient_id: PatientId::parse(row.try_get("patient_id")?).ok_or_else(|| unknown("patient_id"))?,
+        recipient_id: RecipientId(row.try_get("recipient_id")?),
+        purpose: Purpose::parse(row.try_get("purpose")?).ok_or_else(|| unknown("purpose"))?,
+        sequence: row.try_get("sequence")?,
+        state: State::parse(row.try_get("state")?).ok_or_else(|| unknown("state"))?,
+        reason: Reason::parse(row.try_get("reason")?).ok_or_else(|| unknown("reason"))?,
+        channel: channel.map(|word| Channel::parse(word).ok_or_else(|| unknown("channel"))).transpose()?,
+        caller: row.try_get("caller")?,
+        changed_at: row.try_get("changed_at")?,
+    })
+}

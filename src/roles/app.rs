@@ -1,0 +1,157 @@
+//! `app`: the front.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::Router;
+
+use super::Context;
+use crate::api::{self, Front, Position, PublishError, Publisher};
+use crate::domain::{NotificationRequested, Urgency};
+use crate::record::{migrate, pool};
+use crate::topic::encoder::{EncodeError, Encoder};
+use crate::topic::names::{NOTIFICATIONS, NOTIFICATIONS_BULK, Topic};
+use crate::topic::producer::{ProduceError, Producer};
+
+/// Serves until the shutdown.
+///
+/// # Errors
+/// When the set-up is faulty: a bad address or URL, a taken port, a schema that lacks
+/// migrations. A broker, registry or database that is away is none: calls that need
+/// it are answered with UNAVAILABLE until it is back.
+pub async fn run(ctx: Context) -> anyhow::Result<()> {
+    run_with(ctx, Router::new()).await
+}
+
+/// As [`run`], with more pages on the same port (`dev`: the sandbox's inbox).
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
+    check_schema(&ctx).await?;
+    let mut links = vec![(
+        "Metrics".to_owned(),
+        format!("http://{}/metrics", ctx.config.metrics.listen),
+    )];
+    if extra_http.has_routes() {
+        links.insert(
+            0,
+            (
+                "Inbox: what the sandbox providers were given".to_owned(),
+                "/inbox".to_owned(),
+            ),
+        );
+    }
+    let serving = api::serve(Front {
+        config: ctx.config.app.clone(),
+        publisher: publisher(&ctx)?,
+        pool: pool::pool(&ctx.config.postgres)?,
+        extra_http,
+        links,
+        health: Arc::clone(&ctx.health),
+        shutdown: ctx.shutdown.clone(),
+    })
+    .await?;
+    // Neither broker nor database decide on readiness: with one of them away every
+    // pod would be taken out at once, and callers would get refused connections
+    // where they now get an answer that says what is away and when to come back.
+    ctx.health.add_readiness("front", || Ok(()));
+    tracing::info!(address = %serving.address, "front is listening");
+    serving.finished().await.context("front")
+}
+
+/// A schema that lacks migrations is a fault of the roll-out, and best found before
+/// the old pods are gone. A database that is away now may be back for the first call.
+async fn check_schema(ctx: &Context) -> anyhow::Result<()> {
+    match migrate::check(&ctx.config.postgres).await {
+        Ok(status) if status.is_current() => Ok(()),
+        Ok(status) => anyhow::bail!(
+            "the database lacks {}: run `patient-notify migrate` first",
+            status.missing.join(", ")
+        ),
+        Err(error) if error.is_unavailable() => {
+            tracing::warn!(%error, "schema could not be checked; serving all the same");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Everything between a checked request and the broker's acknowledgement.
+struct Way {
+    encoder: Encoder,
+    producer: Producer,
+    topic_prefix: String,
+}
+
+fn publisher(ctx: &Context) -> anyhow::Result<Publisher> {
+    let way = Arc::new(Way {
+        encoder: Encoder::new(&ctx.config.registry, &ctx.config.kafka.topic_prefix)?,
+        producer: Producer::new(&ctx.config.kafka)?,
+        topic_prefix: ctx.config.kafka.topic_prefix.clone(),
+    });
+    Ok(Publisher::new(move |request| {
+        let way = Arc::clone(&way);
+        async move { way.publish(&request).await }
+    }))
+}
+
+impl Way {
+    async fn publish(&self, request: &NotificationRequested) -> Result<Position, PublishError> {
+        let topic = topic_of(request.urgency);
+        let payload = self
+            .encoder
+            .notification(&topic, request)
+            .await
+            .map_err(encode_fault)?;
+        let topic = topic.full_name(&self.topic_prefix);
+        let key = request.patient_id.as_str().as_bytes();
+        let (partition, offset) = self
+            .producer
+            .send(&topic, Some(key), Some(&payload), &[])
+            .await
+            .map_err(produce_fault)?;
+        Ok(Position {
+            topic,
+            partition,
+            offset,
+        })
+    }
+}
+
+fn encode_fault(error: EncodeError) -> PublishError {
+    match error {
+        // A schema that is not registered yet is there once the roll-out has got to it.
+        EncodeError::Registry(_) | EncodeError::NotRegistered { .. } => {
+            PublishError::Registry(error.to_string())
+        }
+        EncodeError::Unencodable { .. } => PublishError::Refused(error.to_string()),
+    }
+}
+
+fn produce_fault(error: ProduceError) -> PublishError {
+    match error {
+        ProduceError::Unavailable { .. } => PublishError::Broker(error.to_string()),
+        ProduceError::Refused { .. } => PublishError::Refused(error.to_string()),
+    }
+}
+
+const fn topic_of(urgency: Urgency) -> Topic {
+    match urgency {
+        Urgency::Bulk => NOTIFICATIONS_BULK,
+        Urgency::Normal | Urgency::High | Urgency::Critical => NOTIFICATIONS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bulk_goes_to_the_bulk_topic() {
+        for &urgency in Urgency::ALL {
+            let bulk = topic_of(urgency).name == NOTIFICATIONS_BULK.name;
+            assert_eq!(bulk, urgency == Urgency::Bulk, "{urgency}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What the stream processors have in common: only the topics and what is on
+//! them differ.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use super::Context;
+use super::wiring;
+use crate::decode::{Decoder, RecordKind};
+use crate::plan::Settings;
+use crate::processor::{self, Parts};
+use crate::topic::names::Topic;
+use crate::topic::producer::Producer;
+use crate::topic::{Consumer, ConsumerOptions, DeadLetters};
+
+/// Runs a processor of these topics, which one group reads.
+///
+/// # Errors
+/// When the configuration cannot be used, or the processor breaks.
+pub async fn run(ctx: Context, topics: &[Topic], kind: RecordKind) -> anyhow::Result<()> {
+    let config = &ctx.config;
+    let prefix = &config.kafka.topic_prefix;
+    let group = topics
+        .iter()
+        .find_map(|topic| topic.full_group(prefix))
+        .context("no consumer group reads this topic")?;
+    let fatal = CancellationToken::new();
+    let store = wiring::store(&ctx)?;
+    wiring::probe_database(&ctx, &store);
+    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal)?;
+    let producer = Arc::new(Producer::new(&config.kafka)?);
+    let parts = Parts {
+        config: config.processor.clone(),
+        kind,
+        decoder: Decoder::new(&config.registry, config.processor.payload_max_bytes)?,
+        settings: Settings::new(&config.plan)?,
+        store,
+        dispatcher,
+        dead_letters: DeadLetters::new(Arc::clone(&producer), group.clone()),
+    };
+    let consumer = Arc::new(Consumer::start(ConsumerOptions {
+        group,
+        topics: topics.iter().map(|topic| topic.full_name(prefix)).collect(),
+        kafka: config.kafka.clone(),
+        processor: config.processor.clone(),
+    })?);
+    let ended = processor::run(parts, consumer, &ctx.health, ctx.shutdown.clone(), fatal).await;
+    wiring::join_recorders(recorders, &ctx).await;
+    ended?;
+    producer.flush(Duration::from_millis(config.kafka.produce_timeout_ms)).await?;
+    Ok(())
+}

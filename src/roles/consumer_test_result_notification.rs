@@ -1,0 +1,13 @@
+//! `consumer-test-result-notification`: `pat.test-results.v1` → patients.
+
+use super::{Context, consumer};
+use crate::decode::RecordKind;
+use crate::topic::names;
+
+/// Runs until the context's shutdown.
+///
+/// # Errors
+/// When the configuration cannot be used, or the processor breaks.
+pub async fn run(ctx: Context) -> anyhow::Result<()> {
+    consumer::run(ctx, &[names::TEST_RESULTS], RecordKind::TestResult).await
+}

@@ -1,0 +1,93 @@
+//! Parts that several roles are made of.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Context;
+use crate::deliver::{Providers, Renderer};
+use crate::dispatch::{Dispatcher, Recorder, RecorderOptions};
+use crate::plan::RetryPolicy;
+use crate::record::{Owner, Store, pool};
+
+/// How long an outcome waits for company before it is written.
+const RECORD_LINGER: Duration = Duration::from_millis(5);
+
+/// The database, and the readiness that depends on it.
+///
+/// # Errors
+/// When `postgres.url` cannot be used.
+pub fn store(ctx: &Context) -> anyhow::Result<Store> {
+    Ok(Store::new(pool::pool(&ctx.config.postgres)?, Owner::new()))
+}
+
+/// How often readiness asks the database.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Ready only while the database answers.
+pub fn probe_database(ctx: &Context, store: &Store) {
+    let answers = Arc::new(AtomicBool::new(false));
+    let probed = Arc::clone(&answers);
+    ctx.health.add_readiness("postgres", move || {
+        if probed.load(Ordering::Relaxed) { Ok(()) } else { Err("the database does not answer".to_owned()) }
+    });
+    let (store, shutdown) = (store.clone(), ctx.shutdown.clone());
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(PROBE_INTERVAL);
+        while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+            answers.store(store.ping().await.is_ok(), Ordering::Relaxed);
+        }
+    });
+}
+
+/// Waits until what was decided is written down; bounded, because the database
+/// may be away, and then the leases run out.
+pub async fn join_recorders(recorders: JoinSet<()>, ctx: &Context) {
+    let timeout = Duration::from_millis(ctx.config.processor.close_timeout_ms);
+    if tokio::time::timeout(timeout, recorders.join_all()).await.is_err() {
+        tracing::warn!("outcomes could not be written before the end; their claims run out");
+    }
+}
+
+/// Providers, words and the recorder; its lanes end after the last dispatcher.
+///
+/// # Errors
+/// When a provider's section or a template cannot be used.
+pub fn dispatcher(
+    ctx: &Context,
+    store: &Store,
+    fatal: &CancellationToken,
+) -> anyhow::Result<(Arc<Dispatcher>, JoinSet<()>)> {
+    dispatcher_with(ctx, store, fatal, Providers::from_config(&ctx.config)?)
+}
+
+/// As [`dispatcher`], with given providers.
+///
+/// # Errors
+/// When a template cannot be used.
+pub fn dispatcher_with(
+    ctx: &Context,
+    store: &Store,
+    fatal: &CancellationToken,
+    providers: Providers,
+) -> anyhow::Result<(Arc<Dispatcher>, JoinSet<()>)> {
+    let config = &ctx.config;
+    let options = RecorderOptions {
+        lanes: config.processor.record_lanes,
+        batch_max: config.processor.batch_max_records,
+        linger: RECORD_LINGER,
+        queue_max: config.processor.in_flight_max,
+        backoff: (
+            Duration::from_millis(config.processor.unavailable_backoff_initial_ms),
+            Duration::from_millis(config.processor.unavailable_backoff_max_ms),
+        ),
+    };
+    let (recorder, lanes) = Recorder::start(store, options, fatal);
+    let renderer = Arc::new(Renderer::embedded(&config.plan)?);
+    let dispatcher =
+        Dispatcher::new(Arc::new(providers), renderer, recorder, RetryPolicy::new(&config.retry));
+    Ok((dispatcher, lanes))
+}

@@ -1,0 +1,258 @@
+//! Due deliveries: releases of embargoes and quiet hours, schedules, retries, the
+//! next channel, and claims whose owner died.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::config;
+use crate::deliver::LookUp;
+use crate::dispatch::{self, Assignment, Dispatcher, OnRecorded, Work};
+use crate::domain::{Outcome, Reason, Recipient, RecipientId, Redacted, State};
+use crate::metrics;
+use crate::plan::{Decision, Settings, usable_channels, when};
+use crate::record::{DueDelivery, RecordError, Recorded, Store};
+
+/// Longest pause while the database is away.
+const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(2);
+
+/// The worker of due deliveries.
+pub struct DueWorker {
+    /// `[workers]`.
+    pub config: config::Workers,
+    /// How long a claim is ours.
+    pub lease: Duration,
+    /// How long a stop waits for sends that have begun.
+    pub drain_timeout: Duration,
+    /// The database.
+    pub store: Store,
+    /// Sends and records.
+    pub dispatcher: Arc<Dispatcher>,
+    /// Defaults of plans.
+    pub settings: Settings,
+}
+
+impl DueWorker {
+    /// Runs until `shutdown`, then waits for what has begun. A broken invariant
+    /// cancels `fatal`.
+    pub async fn run(self, shutdown: CancellationToken, fatal: CancellationToken) {
+        let in_flight_max = u32::try_from(self.config.in_flight_max).unwrap_or(u32::MAX);
+        let in_flight = Arc::new(Semaphore::new(self.config.in_flight_max));
+        let idle = Duration::from_millis(self.config.poll_interval_ms);
+        let this = Arc::new(self);
+        while !shutdown.is_cancelled() && !fatal.is_cancelled() {
+            let pause = match this.turn(&in_flight, &shutdown).await {
+                Ok(0) => idle,
+                Ok(_) => continue,
+                Err(error @ RecordError::Unavailable(_)) => {
+                    metrics::unavailable("postgres");
+                    warn!(%error, "due deliveries wait");
+                    UNAVAILABLE_PAUSE
+                }
+                Err(error @ RecordError::Bug(_)) => {
+                    error!(%error, "due deliveries cannot be claimed; the process ends");
+                    fatal.cancel();
+                    return;
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        let drained = tokio::time::timeout(this.drain_timeout, in_flight.acquire_many(in_flight_max)).await;
+        if drained.is_err() {
+            warn!("the drain ran out of time; the leases of what is left run out");
+        }
+    }
+
+    /// Claims and hands over what fits. The number of rows that were due.
+    async fn turn(
+        self: &Arc<Self>,
+        in_flight: &Arc<Semaphore>,
+        shutdown: &CancellationToken,
+    ) -> Result<usize, RecordError> {
+        let wanted = self.config.batch_max_rows.min(in_flight.available_permits()).max(1);
+        let count = u32::try_from(wanted).unwrap_or(u32::MAX);
+        let Ok(mut permits) = Arc::clone(in_flight).acquire_many_owned(count).await else { return Ok(0) };
+        let lease_from = Instant::now();
+        let due = self.store.claim_due(wanted, self.lease).await?;
+        metrics::due_claimed(due.len() as u64);
+        let taken = due.len();
+        if taken == 0 {
+            return Ok(0);
+        }
+        let facts = self.facts(&due).await?;
+        let lease_until = lease_from + self.lease;
+        let mut send = Vec::new();
+        for one in due {
+            let Some(permit) = permits.split(1) else { break };
+            let recipient = facts.get(&one.recipient_id);
+            if matches!(one.was, State::Dispatching | State::OutcomeUnknown) {
+                let worker = Arc::clone(self);
+                let recipient = recipient.cloned();
+                let stop = shutdown.clone();
+                tokio::spawn(async move {
+                    worker.reconcile(one, recipient, lease_until, permit, stop).await;
+                });
+            } else {
+                match self.prepare(&one, recipient, lease_until) {
+                    Ok(assignment) => send.push((one, assignment, permit)),
+                    Err((recorded, outcome)) => self.record(recorded, outcome, permit).await,
+                }
+            }
+        }
+        self.send(send, shutdown).await?;
+        Ok(taken)
+    }
+
+    async fn facts(&self, due: &[DueDelivery]) -> Result<HashMap<RecipientId, Recipient>, RecordError> {
+        let mut ids: Vec<RecipientId> = due.iter().map(|one| one.recipient_id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        self.store.recipients(&ids).await
+    }
+
+    async fn record(&self, recorded: Recorded, outcome: Outcome, permit: OwnedSemaphorePermit) {
+        self.dispatcher.record(recorded, outcome, give_back(permit)).await;
+    }
+
+    /// What may have changed since it was planned is looked at again: expiry,
+    /// consent, address, quiet hours.
+    fn prepare(
+        &self,
+        due: &DueDelivery,
+        recipient: Option<&Recipient>,
+        lease_until: Instant,
+    ) -> Result<Assignment, (Recorded, Outcome)> {
+        let mut assignment = assignment(due, lease_until);
+        if due.expired {
+            return Err(dispatch::expired(&assignment));
+        }
+        let Some(recipient) = recipient else {
+            return Err(dispatch::suppressed(&assignment, Reason::Erased));
+        };
+        let (_, closed) = usable_channels(recipient, &[due.channel], due.purpose, &self.settings);
+        if let Some(reason) = closed {
+            return Err(dispatch::suppressed(&assignment, reason));
+        }
+        if let Some(point) = recipient.contact_point(due.channel) {
+            assignment.address = point.address.clone();
+        }
+        let now = Timestamp::now();
+        match when(recipient, due.urgency, None, due.expires_at, &self.settings, now) {
+            Decision::Hold { until, why } => {
+                let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+                let reason = Decision::Hold { until, why }.reason();
+                Err(dispatch::held(&assignment, reason, wait))
+            }
+            Decision::Expire => Err(dispatch::expired(&assignment)),
+            Decision::Dispatch | Decision::Suppress(_) => Ok(assignment),
+        }
+    }
+
+    /// Addresses first: a look-up after a crash has to know where it was sent to.
+    async fn send(
+        &self,
+        ready: Vec<(DueDelivery, Assignment, OwnedSemaphorePermit)>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), RecordError> {
+        let moved: Vec<_> = ready
+            .iter()
+            .filter(|(due, assignment, _)| due.address.as_ref() != Some(&assignment.address))
+            .map(|(_, assignment, _)| (assignment.delivery_id, assignment.address.clone()))
+            .collect();
+        if !moved.is_empty() {
+            self.store.set_addresses(&moved).await?;
+        }
+        for (_, assignment, permit) in ready {
+            self.submit(assignment, permit, shutdown);
+        }
+        Ok(())
+    }
+
+    fn submit(&self, assignment: Assignment, permit: OwnedSemaphorePermit, shutdown: &CancellationToken) {
+        let stop = shutdown.clone();
+        self.dispatcher.submit(Work {
+            assignment,
+            may_begin: Box::new(move || !stop.is_cancelled()),
+            on_recorded: give_back(permit),
+        });
+    }
+
+    /// Nobody knows whether it was sent. The provider is asked if it can be;
+    /// otherwise a receipt has until the deadline. Never a blind repetition.
+    async fn reconcile(
+        &self,
+        due: DueDelivery,
+        recipient: Option<Recipient>,
+        lease_until: Instant,
+        permit: OwnedSemaphorePermit,
+        shutdown: CancellationToken,
+    ) {
+        let assignment = assignment(&due, lease_until);
+        let providers = self.dispatcher.providers();
+        let policy = self.dispatcher.policy();
+        if due.was == State::Dispatching {
+            metrics::outcome_unknown(due.channel, 1);
+            warn!(delivery_id = %due.delivery_id, channel = %due.channel, "its owner died; the outcome is unknown");
+        }
+        let known_for = due.unknown_for.unwrap_or_default();
+        let asked = match &due.address {
+            Some(address) => {
+                providers.look_up(due.channel, due.delivery_id, address, due.first_attempt_at).await
+            }
+            // Claimed, and its address never written down: it was not begun.
+            None => LookUp::NotFound,
+        };
+        let (recorded, outcome) = match asked {
+            LookUp::Found { provider_message_id } => {
+                dispatch::found(&assignment, providers.name(due.channel), provider_message_id)
+            }
+            LookUp::NotFound => match self.prepare(&due, recipient.as_ref(), lease_until) {
+                Ok(assignment) => return self.submit(assignment, permit, &shutdown),
+                Err(ended) => ended,
+            },
+            LookUp::Unavailable(reason) if known_for < policy.outcome_unknown_deadline() => {
+                dispatch::look_up_later(&assignment, reason)
+            }
+            LookUp::Unsupported if due.was == State::Dispatching => {
+                dispatch::unknown(&assignment, Reason::OwnerLost, false, policy)
+            }
+            LookUp::Unavailable(_) | LookUp::Unsupported => dispatch::never_known(&assignment),
+        };
+        self.record(recorded, outcome, permit).await;
+    }
+}
+
+fn give_back(permit: OwnedSemaphorePermit) -> OnRecorded {
+    Box::new(move |_outcome| drop(permit))
+}
+
+fn assignment(due: &DueDelivery, lease_until: Instant) -> Assignment {
+    Assignment {
+        delivery_id: due.delivery_id,
+        notification_id: due.notification_id,
+        epoch: due.epoch,
+        recipient_id: due.recipient_id,
+        purpose: due.purpose,
+        urgency: due.urgency,
+        channel: due.channel,
+        position: due.position,
+        channels: due.channels.clone(),
+        address: due.address.clone().unwrap_or_else(|| Redacted::new(String::new())),
+        locale: due.locale.clone(),
+        variables: due.variables.clone(),
+        attempt: due.attempt,
+        attempt_group: due.attempt_group,
+        trying_for: due.trying_for,
+        lease_until,
+        expires_at: due.expires_at,
+        published_at: due.published_at,
+    }
+}

@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 
+import httpx
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroSerializer
@@ -87,5 +88,5 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except (KafkaException, SchemaRegistryError, OSError) as error:
+    except (KafkaException, SchemaRegistryError, httpx.HTTPError, OSError) as error:
         sys.exit(f"not published: {error}")

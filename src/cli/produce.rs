@@ -15,6 +15,8 @@ use crate::topic::names::TEST_RESULTS;
 use crate::topic::producer::Producer;
 use crate::topic::sample::{SampleOptions, sample_results};
 
+use super::print;
+
 /// Records that wait for their acknowledgement at a time.
 const IN_FLIGHT_MAX: usize = 5_000;
 /// Sends are begun in steps of this length when a rate is asked for.
@@ -70,12 +72,12 @@ pub async fn run(config: &Config, options: Options) -> Result<()> {
     let acknowledged = test_results(config, &options).await?;
     let elapsed = begin.elapsed();
     let topic = TEST_RESULTS.full_name(&config.kafka.topic_prefix);
-    println!(
-        "{acknowledged} test results for up to {} patients acknowledged on {topic} in {:.1} s ({:.0}/s)",
+    print(&format!(
+        "{acknowledged} test results for up to {} patients acknowledged on {topic} in {:.1} s ({:.0}/s)\n",
         options.patients,
         elapsed.as_secs_f64(),
         acknowledged as f64 / elapsed.as_secs_f64().max(0.001),
-    );
+    ));
     Ok(())
 }
 
@@ -91,7 +93,9 @@ pub async fn test_results(config: &Config, options: &TestResults) -> Result<u64>
 
     let now = Timestamp::now();
     let sample = SampleOptions {
-        seed: options.seed.unwrap_or_else(|| now.as_microsecond().unsigned_abs()),
+        seed: options
+            .seed
+            .unwrap_or_else(|| now.as_microsecond().unsigned_abs()),
         count: options.count,
         patients: options.patients,
         critical_percent: options.critical_percent,
@@ -131,14 +135,22 @@ pub async fn test_results(config: &Config, options: &TestResults) -> Result<u64>
     }
     bar.finish_and_clear();
     if let Some(error) = first_error {
-        bail!(error.context(format!("{acknowledged} of {} were acknowledged before the first failure", options.count)));
+        bail!(error.context(format!(
+            "{acknowledged} of {} were acknowledged before the first failure",
+            options.count
+        )));
     }
     producer.flush(FLUSH_TIMEOUT).await?;
     Ok(acknowledged)
 }
 
 /// Holds the n-th result back until it is its turn at this rate.
-async fn pace(rate: Option<u64>, begin: Instant, number: u64, result: TestResultPublished) -> TestResultPublished {
+async fn pace(
+    rate: Option<u64>,
+    begin: Instant,
+    number: u64,
+    result: TestResultPublished,
+) -> TestResultPublished {
     if let Some(rate) = rate {
         let due = Duration::from_secs_f64(number as f64 / rate as f64);
         let early = due.saturating_sub(begin.elapsed());
@@ -151,6 +163,7 @@ async fn pace(rate: Option<u64>, begin: Instant, number: u64, result: TestResult
 
 fn hidden_bar(count: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::hidden());
-    let style = ProgressStyle::with_template("publishing {bar:40} {pos}/{len} acknowledged, {per_sec}, {eta} left");
+    let style =
+        ProgressStyle::with_template("publishing {bar:40} {pos}/{len} acknowledged, {per_sec}, {eta} left");
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

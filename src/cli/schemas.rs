@@ -7,17 +7,25 @@ use anyhow::{Result, bail};
 use crate::config::Config;
 use crate::topic::schemas;
 
+use super::print;
+
 /// Prints how the registry's subjects differ from `avro/`.
 ///
 /// # Errors
 /// When they do differ, or the registry does not answer.
 pub async fn check(config: &Config) -> Result<()> {
     let report = schemas::check(config).await?;
-    print!("{report}");
+    print(&report.to_string());
+    if report.is_incompatible() {
+        bail!("our schemas cannot follow those in the registry: see avro/README.md, Changing a schema");
+    }
     if !report.is_clean() {
         bail!("subjects are not as they should be: run `patient-notify schemas apply`");
     }
-    println!("{} subjects are as they should be", report.subjects.len());
+    print(&format!(
+        "{} subjects are as they should be\n",
+        report.subjects.len()
+    ));
     Ok(())
 }
 
@@ -29,9 +37,12 @@ pub async fn check(config: &Config) -> Result<()> {
 pub async fn apply(config: &Config) -> Result<()> {
     let before = schemas::apply(config).await?;
     if !before.is_clean() {
-        print!("before:\n{before}now:\n{}", schemas::check(config).await?);
+        print(&format!(
+            "before:\n{before}now:\n{}",
+            schemas::check(config).await?
+        ));
     }
-    println!("{} subjects are in place", before.subjects.len());
+    print(&format!("{} subjects are in place\n", before.subjects.len()));
     Ok(())
 }
 
@@ -45,13 +56,14 @@ pub fn compatible(against: &Path) -> Result<()> {
         bail!("{} is not a directory", against.display());
     }
     let verdicts = schemas::compatible(against)?;
-    for (file, verdict) in &verdicts {
-        match verdict {
-            Ok(()) => println!("{file}: compatible"),
-            Err(why) => println!("{file}: INCOMPATIBLE: {why}"),
-        }
+    for verdict in &verdicts {
+        let text = verdict
+            .fault
+            .as_deref()
+            .map_or("compatible".to_owned(), |why| format!("INCOMPATIBLE: {why}"));
+        print(&format!("{}: {text}\n", verdict.file));
     }
-    if verdicts.iter().any(|(_, verdict)| verdict.is_err()) {
+    if verdicts.iter().any(|verdict| verdict.fault.is_some()) {
         bail!("readers of the new schemas could not read older records; see avro/README.md");
     }
     Ok(())

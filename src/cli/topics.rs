@@ -5,17 +5,19 @@ use anyhow::{Result, bail};
 use crate::config::Config;
 use crate::topic::admin;
 
+use super::print;
+
 /// Prints how the brokers' topics differ from ours.
 ///
 /// # Errors
 /// When they do differ, or the brokers do not answer.
 pub async fn check(config: &Config) -> Result<()> {
     let report = admin::check(config).await?;
-    print!("{report}");
+    print(&report.to_string());
     if !report.is_clean() {
         bail!("topics are not as they should be: run `patient-notify topics apply`");
     }
-    println!("{} topics are as they should be", report.topics);
+    print(&format!("{} topics are as they should be\n", report.topics));
     Ok(())
 }
 
@@ -25,7 +27,11 @@ pub async fn check(config: &Config) -> Result<()> {
 /// When the brokers do not answer, or refuse a change.
 pub async fn apply(config: &Config) -> Result<()> {
     let report = admin::apply(config).await?;
-    print!("{report}");
-    println!("{} topics are in place, {} changes made", report.topics, report.changes.len());
+    print(&report.to_string());
+    print(&format!(
+        "{} topics are in place, {} changes made\n",
+        report.topics,
+        report.changes.len()
+    ));
     Ok(())
 }

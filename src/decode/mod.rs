@@ -56,7 +56,10 @@ pub struct Rejected {
 
 impl Rejected {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self {
+            reason,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -88,7 +91,10 @@ impl Decoder {
         // are there. An item takes at least one byte on the wire and less than
         // 128 in memory, so no record within the bound needs more than this.
         apache_avro::util::max_allocation_bytes(payload_max_bytes.saturating_mul(128));
-        Ok(Self { writers: Writers::new(registry)?, payload_max_bytes })
+        Ok(Self {
+            writers: Writers::new(registry)?,
+            payload_max_bytes,
+        })
     }
 
     /// True when the schema of this id is in hand, or known not to exist.
@@ -121,9 +127,14 @@ impl Decoder {
     /// [`Rejected`] when it can never be decoded.
     pub fn decode(&self, kind: RecordKind, payload: Option<&[u8]>) -> Result<Event, Rejected> {
         let payload = payload.filter(|bytes| !bytes.is_empty());
-        let payload = payload.ok_or_else(|| Rejected::new(Reason::EmptyPayload, "the record has no value"))?;
+        let payload =
+            payload.ok_or_else(|| Rejected::new(Reason::EmptyPayload, "the record has no value"))?;
         if payload.len() > self.payload_max_bytes {
-            let detail = format!("{} bytes, at most {} are decoded", payload.len(), self.payload_max_bytes);
+            let detail = format!(
+                "{} bytes, at most {} are decoded",
+                payload.len(),
+                self.payload_max_bytes
+            );
             return Err(Rejected::new(Reason::PayloadTooLarge, detail));
         }
         let (schema_id, body) = wire::split(payload)?;
@@ -135,7 +146,10 @@ impl Decoder {
                 return Err(Rejected::new(Reason::UnknownSchema, detail));
             }
         };
-        let mut body = Body { rest: body, ended_early: false };
+        let mut body = Body {
+            rest: body,
+            ended_early: false,
+        };
         let value = writer.reader(kind)?.read_value(&mut body);
         if body.ended_early {
             return Err(undecodable(schema_id, "the value ends too early"));
@@ -154,7 +168,10 @@ impl Decoder {
 }
 
 fn undecodable(schema_id: u32, what: &str) -> Rejected {
-    Rejected::new(Reason::Undecodable, format!("writer's schema {schema_id}: {what}"))
+    Rejected::new(
+        Reason::Undecodable,
+        format!("writer's schema {schema_id}: {what}"),
+    )
 }
 
 /// The datum's bytes. apache-avro takes the end of the input for a null where a

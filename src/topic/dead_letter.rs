@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use rdkafka::message::OwnedHeaders;
+use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::domain::Reason;
 
@@ -15,6 +15,8 @@ const OURS: &str = "dlq.";
 /// Original headers that are kept: count, and bytes of names and values together.
 const HEADERS_MAX: usize = 64;
 const HEADERS_MAX_BYTES: usize = 16 * 1024;
+/// What is kept of a key or a value that no topic takes whole.
+const CUT_BYTES: usize = 64 * 1024;
 /// Longest `dlq.detail`, in bytes.
 const DETAIL_MAX_BYTES: usize = 512;
 
@@ -37,7 +39,7 @@ pub struct Origin<'a> {
     pub headers: &'a [(String, Option<Vec<u8>>)],
 }
 
-type Header<'a> = (&'a str, Option<&'a [u8]>);
+type RawHeader<'a> = (&'a str, Option<&'a [u8]>);
 
 /// Writes dead letters for one consumer group.
 pub struct DeadLetters {
@@ -57,12 +59,34 @@ impl DeadLetters {
     /// only then may the record's offset move. `detail` is for people and must
     /// hold nothing of the record's values.
     ///
+    /// A record can be longer than any that we may write (it was compressed on
+    /// its own topic). Then the first 64 KiB are kept and `dlq.cut` says so:
+    /// it must not stop its partition for ever.
+    ///
     /// # Errors
-    /// [`ProduceError`]; either way the offset must stay.
+    /// [`ProduceError`]; the offset must stay.
     pub async fn send(&self, origin: &Origin<'_>, reason: Reason, detail: &str) -> Result<(), ProduceError> {
         let topic = names::dlq_of(origin.topic);
         let headers = self.headers(origin, reason, detail);
-        self.producer.send_with(&topic, origin.key, origin.payload, headers).await?;
+        let sent = self
+            .producer
+            .send_with(&topic, origin.key, origin.payload, headers.clone())
+            .await;
+        match sent {
+            Err(error) if error.is_too_large() => {
+                let size = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+                let sizes = format!("key {}, value {} bytes", size(origin.key), size(origin.payload));
+                let headers = headers.insert(Header {
+                    key: "dlq.cut",
+                    value: Some(sizes.as_bytes()),
+                });
+                let (key, payload) = (origin.key.map(cut), origin.payload.map(cut));
+                self.producer.send_with(&topic, key, payload, headers).await?;
+            }
+            sent => {
+                sent?;
+            }
+        }
         Ok(())
     }
 
@@ -86,9 +110,13 @@ impl DeadLetters {
     }
 }
 
+fn cut(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(CUT_BYTES)]
+}
+
 /// The original headers that fit, and the number of those that do not. Headers of
 /// an earlier dead letter (this is a replay) have had their day and do not count.
-fn bounded(headers: &[(String, Option<Vec<u8>>)]) -> (Vec<Header<'_>>, usize) {
+fn bounded(headers: &[(String, Option<Vec<u8>>)]) -> (Vec<RawHeader<'_>>, usize) {
     let mut bytes = 0;
     let mut kept = Vec::with_capacity(headers.len().min(HEADERS_MAX));
     let mut dropped = 0;
@@ -106,7 +134,16 @@ fn bounded(headers: &[(String, Option<Vec<u8>>)]) -> (Vec<Header<'_>>, usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use rdkafka::ClientConfig;
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    use rdkafka::message::{Headers, Message, OwnedMessage};
+    use rdkafka::mocking::MockCluster;
+
     use super::*;
+    use crate::config;
+    use crate::domain::Redacted;
 
     fn header(key: &str, bytes: usize) -> (String, Option<Vec<u8>>) {
         (key.to_owned(), Some(vec![0; bytes]))
@@ -114,9 +151,16 @@ mod tests {
 
     #[test]
     fn original_headers_are_kept_within_bounds() {
-        let headers = [header("traceparent", 55), header("big", HEADERS_MAX_BYTES), header("lab", 3)];
+        let headers = [
+            header("traceparent", 55),
+            header("big", HEADERS_MAX_BYTES),
+            header("lab", 3),
+        ];
         let (kept, dropped) = bounded(&headers);
-        assert_eq!(kept.iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["traceparent", "lab"]);
+        assert_eq!(
+            kept.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
+            ["traceparent", "lab"]
+        );
         assert_eq!(dropped, 1);
 
         let many: Vec<_> = (0..100).map(|_| header("h", 1)).collect();
@@ -126,9 +170,128 @@ mod tests {
 
     #[test]
     fn a_replayed_dead_letter_does_not_collect_headers() {
-        let headers = [header("dlq.reason", 9), header("lab", 3), ("flag".to_owned(), None)];
+        let headers = [
+            header("dlq.reason", 9),
+            header("lab", 3),
+            ("flag".to_owned(), None),
+        ];
         let (kept, dropped) = bounded(&headers);
         assert_eq!(kept, [("lab", Some(&[0, 0, 0][..])), ("flag", None)]);
         assert_eq!(dropped, 0);
+    }
+
+    fn kafka(bootstrap_servers: String) -> config::Kafka {
+        config::Kafka {
+            bootstrap_servers,
+            topic_prefix: String::new(),
+            security_protocol: "plaintext".to_owned(),
+            sasl_mechanism: String::new(),
+            sasl_username: String::new(),
+            sasl_password: Redacted::new(String::new()),
+            ssl_ca_file: String::new(),
+            replication_factor: 1,
+            min_insync_replicas: 1,
+            produce_timeout_ms: 5_000,
+        }
+    }
+
+    /// The first records of a topic's only partition.
+    fn records(bootstrap_servers: &str, topic: &str, count: usize) -> Vec<OwnedMessage> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap_servers)
+            .set("group.id", "test")
+            .set("auto.offset.reset", "earliest")
+            .create()
+            .unwrap();
+        consumer.subscribe(&[topic]).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut records = Vec::new();
+        while records.len() < count && Instant::now() < deadline {
+            if let Some(record) = consumer.poll(Duration::from_millis(100)) {
+                records.push(record.unwrap().detach());
+            }
+        }
+        records
+    }
+
+    fn text(headers: &impl Headers, key: &str) -> Option<String> {
+        let value = headers.iter().find(|header| header.key == key)?.value?;
+        Some(String::from_utf8(value.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn raw_bytes_origin_and_reason_are_kept() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("results.dlq", 1, 1).unwrap();
+        let brokers = cluster.bootstrap_servers();
+        let producer = Arc::new(Producer::new(&kafka(brokers.clone())).unwrap());
+        let letters = DeadLetters::new(producer, "the-group".to_owned());
+        let long = vec![7; super::super::producer::RECORD_MAX_BYTES + 1];
+        let values = [
+            (Some(&b"key"[..]), Some(&b"\0raw\xff"[..])),
+            (None, None),
+            (Some(b"long"), Some(&long)),
+        ];
+        for (key, payload) in values {
+            let headers = [header("lab", 2)];
+            let origin = Origin {
+                topic: "results",
+                partition: 3,
+                offset: 44,
+                timestamp_ms: 1_795_600_000_000,
+                key,
+                payload,
+                headers: &headers,
+            };
+            letters
+                .send(&origin, Reason::Undecodable, "the value ends too early")
+                .await
+                .unwrap();
+        }
+
+        let records = records(&brokers, "results.dlq", 3);
+        assert_eq!(records.len(), 3);
+        assert_eq!(
+            (records[0].key(), records[0].payload()),
+            (Some(&b"key"[..]), Some(&b"\0raw\xff"[..]))
+        );
+        assert_eq!((records[1].key(), records[1].payload()), (None, None));
+        assert_eq!(records[2].payload().map(<[u8]>::len), Some(CUT_BYTES));
+        let headers = records[0].headers().unwrap();
+        let expected = [
+            ("dlq.reason", "undecodable"),
+            ("dlq.detail", "the value ends too early"),
+            ("dlq.topic", "results"),
+            ("dlq.partition", "3"),
+            ("dlq.offset", "44"),
+            ("dlq.timestamp_ms", "1795600000000"),
+            ("dlq.consumer", "the-group"),
+            ("dlq.headers_dropped", "0"),
+            ("lab", "\0\0"),
+        ];
+        for (key, value) in expected {
+            assert_eq!(text(headers, key).as_deref(), Some(value), "{key}");
+        }
+        assert_eq!(text(headers, "dlq.cut"), None);
+        let cut = text(records[2].headers().unwrap(), "dlq.cut");
+        assert_eq!(cut, Some(format!("key 4, value {} bytes", long.len())));
+    }
+
+    #[tokio::test]
+    async fn without_an_acknowledgement_it_fails() {
+        let mut kafka = kafka("127.0.0.1:1".to_owned());
+        kafka.produce_timeout_ms = 500;
+        let letters = DeadLetters::new(Arc::new(Producer::new(&kafka).unwrap()), "g".to_owned());
+        let origin = Origin {
+            topic: "t",
+            partition: 0,
+            offset: 0,
+            timestamp_ms: 0,
+            key: None,
+            payload: None,
+            headers: &[],
+        };
+        let error = letters.send(&origin, Reason::EmptyPayload, "").await.unwrap_err();
+        assert!(matches!(error, ProduceError::Unavailable { .. }), "{error}");
     }
 }

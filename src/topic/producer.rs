@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::config;
 
-use super::client::kafka_client_config;
+use super::client::{QuietContext, kafka_client_config};
 
 /// Longest record that we produce, in bytes: the brokers' usual 1 MiB, and room
 /// for a dead letter's headers on top of it.
@@ -26,34 +26,54 @@ const LINGER_MS: u32 = 2;
 /// How long a topic that the brokers do not know may still appear.
 const TOPIC_APPEARS_MS: u32 = 5_000;
 
-/// Why a record was not written.
+/// Why a record was not written. (librdkafka's error says all that its own sources
+/// say, so it is part of the text and not a source.)
 #[derive(Debug, Error)]
 pub enum ProduceError {
     /// The brokers did not acknowledge it in time. It may have been written all
     /// the same: send it again, readers know it by its meaning.
-    #[error("no acknowledgement for a record on {topic}: {source}; check that the brokers are up")]
+    #[error("no acknowledgement for a record on {topic}: {cause}; check that the brokers are up")]
     Unavailable {
         /// Where it should have gone.
         topic: String,
         /// What librdkafka says.
-        source: KafkaError,
+        cause: KafkaError,
     },
     /// The brokers do not take this record, now or later.
-    #[error("a record on {topic} was refused: {source}; check the topic (`topics check`) and the record's size")]
+    #[error(
+        "a record on {topic} was refused: {cause}; check the topic (`topics check`) and the record's size"
+    )]
     Refused {
         /// Where it should have gone.
         topic: String,
         /// What librdkafka says.
-        source: KafkaError,
+        cause: KafkaError,
     },
 }
+
+type Client = FutureProducer<QuietContext>;
 
 /// A producer; one a process is enough, and it is cheap to share.
 pub struct Producer {
     client: ClientConfig,
     /// Exchanged when librdkafka says that this one is broken for good.
-    current: RwLock<Arc<FutureProducer>>,
+    current: RwLock<Arc<Client>>,
     timeout: Duration,
+}
+
+impl ProduceError {
+    /// True when the record is longer than the topic takes.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        let Self::Refused { cause, .. } = self else {
+            return false;
+        };
+        let code = cause.rdkafka_error_code();
+        matches!(
+            code,
+            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge)
+        )
+    }
 }
 
 impl Producer {
@@ -73,8 +93,12 @@ impl Producer {
             .set("topic.metadata.propagation.max.ms", TOPIC_APPEARS_MS.to_string())
             .set("queue.buffering.max.messages", QUEUE_MAX_RECORDS.to_string())
             .set("queue.buffering.max.kbytes", QUEUE_MAX_KBYTES.to_string());
-        let current = RwLock::new(Arc::new(client.create()?));
-        Ok(Self { client, current, timeout: Duration::from_millis(kafka.produce_timeout_ms) })
+        let current = RwLock::new(Arc::new(client.create_with_context(QuietContext::default())?));
+        Ok(Self {
+            client,
+            current,
+            timeout: Duration::from_millis(kafka.produce_timeout_ms),
+        })
     }
 
     /// Writes one record and waits for its acknowledgement: its partition and
@@ -114,11 +138,11 @@ impl Producer {
         let producer = Arc::clone(&self.current.read());
         match producer.send(record, Timeout::After(self.timeout)).await {
             Ok(delivery) => Ok((delivery.partition, delivery.offset)),
-            Err((source, _)) => {
-                if source.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            Err((cause, _)) => {
+                if cause.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
                     self.replace(&producer);
                 }
-                Err(classify(topic, source))
+                Err(classify(topic, cause))
             }
         }
     }
@@ -136,29 +160,33 @@ impl Producer {
 
     /// An idempotent producer that lost its place can only be thrown away. What
     /// it held is reported as failed to its senders, who send it again.
-    fn replace(&self, broken: &Arc<FutureProducer>) {
+    fn replace(&self, broken: &Arc<Client>) {
         let mut current = self.current.write();
         if !Arc::ptr_eq(&current, broken) {
             return;
         }
-        match self.client.create() {
+        match self.client.create_with_context(QuietContext::default()) {
             Ok(fresh) => {
                 tracing::warn!("the Kafka producer failed for good and was replaced");
                 *current = Arc::new(fresh);
             }
-            Err(error) => tracing::error!(%error, "the Kafka producer failed for good and cannot be replaced"),
+            Err(error) => {
+                tracing::error!(%error, "the Kafka producer failed for good and cannot be replaced")
+            }
         }
     }
 }
 
 /// Headers in librdkafka's own form.
 pub(super) fn owned<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> OwnedHeaders {
-    headers.fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value }))
+    headers.fold(OwnedHeaders::new(), |all, (key, value)| {
+        all.insert(Header { key, value })
+    })
 }
 
-fn classify(topic: &str, source: KafkaError) -> ProduceError {
+fn classify(topic: &str, cause: KafkaError) -> ProduceError {
     let topic = topic.to_owned();
-    let refused = source.rdkafka_error_code().is_some_and(|code| {
+    let refused = cause.rdkafka_error_code().is_some_and(|code| {
         matches!(
             code,
             RDKafkaErrorCode::MessageSizeTooLarge
@@ -172,7 +200,11 @@ fn classify(topic: &str, source: KafkaError) -> ProduceError {
                 | RDKafkaErrorCode::PolicyViolation
         )
     });
-    if refused { ProduceError::Refused { topic, source } } else { ProduceError::Unavailable { topic, source } }
+    if refused {
+        ProduceError::Refused { topic, cause }
+    } else {
+        ProduceError::Unavailable { topic, cause }
+    }
 }
 
 #[cfg(test)]
@@ -182,10 +214,25 @@ mod tests {
     #[test]
     fn what_can_never_be_written_is_told_from_what_cannot_be_written_now() {
         let of = |code| classify("t", KafkaError::MessageProduction(code));
-        assert!(matches!(of(RDKafkaErrorCode::MessageSizeTooLarge), ProduceError::Refused { .. }));
-        assert!(matches!(of(RDKafkaErrorCode::UnknownTopic), ProduceError::Refused { .. }));
-        assert!(matches!(of(RDKafkaErrorCode::QueueFull), ProduceError::Unavailable { .. }));
-        assert!(matches!(of(RDKafkaErrorCode::MessageTimedOut), ProduceError::Unavailable { .. }));
-        assert!(matches!(of(RDKafkaErrorCode::NotEnoughReplicas), ProduceError::Unavailable { .. }));
+        assert!(matches!(
+            of(RDKafkaErrorCode::MessageSizeTooLarge),
+            ProduceError::Refused { .. }
+        ));
+        assert!(matches!(
+            of(RDKafkaErrorCode::UnknownTopic),
+            ProduceError::Refused { .. }
+        ));
+        assert!(matches!(
+            of(RDKafkaErrorCode::QueueFull),
+            ProduceError::Unavailable { .. }
+        ));
+        assert!(matches!(
+            of(RDKafkaErrorCode::MessageTimedOut),
+            ProduceError::Unavailable { .. }
+        ));
+        assert!(matches!(
+            of(RDKafkaErrorCode::NotEnoughReplicas),
+            ProduceError::Unavailable { .. }
+        ));
     }
 }

@@ -15,7 +15,9 @@ use crate::config::{self, Secret};
 #[derive(Debug, Error)]
 pub enum RegistryError {
     /// No answer, or none that a registry gives.
-    #[error("the schema registry at {url} cannot be reached to {what}: {detail}; check registry.url and that it is up")]
+    #[error(
+        "the schema registry at {url} cannot be reached to {what}: {detail}; check registry.url and that it is up"
+    )]
     Unavailable {
         /// Base URL.
         url: String,
@@ -91,19 +93,40 @@ impl Registry {
                 what: "set up a client".to_owned(),
                 detail: error.to_string(),
             })?;
-        Ok(Self { client, url, username: registry.username.clone(), password: registry.password.clone() })
+        Ok(Self {
+            client,
+            url,
+            username: registry.username.clone(),
+            password: registry.password.clone(),
+        })
     }
 
     /// The version of a subject that has exactly this schema.
-    pub(super) async fn look_up(&self, subject: &str, schema: &str) -> Result<Option<Version>, RegistryError> {
+    pub(super) async fn look_up(
+        &self,
+        subject: &str,
+        schema: &str,
+    ) -> Result<Option<Version>, RegistryError> {
         let what = format!("look up our schema of {subject}");
-        self.find(&what, Method::POST, &format!("subjects/{subject}?normalize=true"), Some(body(schema))).await
+        self.find(
+            &what,
+            Method::POST,
+            &format!("subjects/{subject}?normalize=true"),
+            Some(body(schema)),
+        )
+        .await
     }
 
     /// The newest version of a subject.
     pub(super) async fn latest(&self, subject: &str) -> Result<Option<Version>, RegistryError> {
         let what = format!("read the newest schema of {subject}");
-        self.find(&what, Method::GET, &format!("subjects/{subject}/versions/latest"), None).await
+        self.find(
+            &what,
+            Method::GET,
+            &format!("subjects/{subject}/versions/latest"),
+            None,
+        )
+        .await
     }
 
     /// The compatibility level in force for a subject.
@@ -117,7 +140,9 @@ impl Registry {
     pub(super) async fn set_level(&self, subject: &str, level: &str) -> Result<(), RegistryError> {
         let what = format!("set the compatibility level of {subject}");
         let body = json!({ "compatibility": level });
-        let _: Value = self.call(&what, Method::PUT, &format!("config/{subject}"), Some(body)).await?;
+        let _: Value = self
+            .call(&what, Method::PUT, &format!("config/{subject}"), Some(body))
+            .await?;
         Ok(())
     }
 
@@ -148,7 +173,10 @@ impl Registry {
             Ok(found) => Ok(Some(found)),
             // 40401 subject, 40402 version, 40403 schema, 40408 level: without such a
             // code it is not the registry that answers.
-            Err(RegistryError::Refused { code: 40_401..=40_408, .. }) => Ok(None),
+            Err(RegistryError::Refused {
+                code: 40_401..=40_408,
+                ..
+            }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -182,7 +210,12 @@ impl Registry {
             return Err(unavailable(format!("HTTP {status} {}", fault.message)));
         }
         let code = fault.error_code;
-        Err(RegistryError::Refused { what: what.to_owned(), status: status.as_u16(), code, message: fault.message })
+        Err(RegistryError::Refused {
+            what: what.to_owned(),
+            status: status.as_u16(),
+            code,
+            message: fault.message,
+        })
     }
 }
 

@@ -28,7 +28,14 @@ impl SampleOptions {
     /// 1 % critical, none embargoed.
     #[must_use]
     pub const fn new(seed: u64, count: u64, patients: u64, now: Timestamp) -> Self {
-        Self { seed, count, patients, critical_percent: 1, embargo_percent: 0, now }
+        Self {
+            seed,
+            count,
+            patients,
+            critical_percent: 1,
+            embargo_percent: 0,
+            now,
+        }
     }
 }
 
@@ -69,7 +76,11 @@ fn sample_result(options: &SampleOptions, number: u64, random: &mut StdRng) -> T
     let age = SignedDuration::from_millis(random.random_range(0..RELEASED_WITHIN_MS));
     let released_at = options.now - age;
     let is_embargoed = random.random_range(0..100) < options.embargo_percent;
-    let embargo_hours = if is_embargoed { random.random_range(1..=EMBARGO_MAX_HOURS) } else { 0 };
+    let embargo_hours = if is_embargoed {
+        random.random_range(1..=EMBARGO_MAX_HOURS)
+    } else {
+        0
+    };
     TestResultPublished {
         result_id: format!("lab{facility:02}-{:x}-{number:08}", options.seed),
         version: 1,
@@ -89,7 +100,11 @@ mod tests {
 
     fn sample(seed: u64) -> Vec<TestResultPublished> {
         let now = Timestamp::from_millisecond(1_795_600_000_000).unwrap();
-        let options = SampleOptions { critical_percent: 10, embargo_percent: 20, ..SampleOptions::new(seed, 2_000, 100, now) };
+        let options = SampleOptions {
+            critical_percent: 10,
+            embargo_percent: 20,
+            ..SampleOptions::new(seed, 2_000, 100, now)
+        };
         sample_results(options).collect()
     }
 
@@ -104,8 +119,15 @@ mod tests {
     #[test]
     fn a_sample_is_what_was_asked_for() {
         let sample = sample(u64::MAX);
-        assert!(sample.iter().all(|r| is_opaque(&r.result_id) && r.available_at >= r.released_at));
-        let critical = sample.iter().filter(|r| r.urgency == ResultUrgency::Critical).count();
+        assert!(
+            sample
+                .iter()
+                .all(|r| is_opaque(&r.result_id) && r.available_at >= r.released_at)
+        );
+        let critical = sample
+            .iter()
+            .filter(|r| r.urgency == ResultUrgency::Critical)
+            .count();
         assert!((120..=280).contains(&critical), "{critical}");
         let embargoed = sample.iter().filter(|r| r.available_at > r.released_at).count();
         assert!((300..=500).contains(&embargoed), "{embargoed}");

@@ -27,7 +27,7 @@ pub enum SchemasError {
     #[error("nothing was registered, because of incompatible changes:\n{0}")]
     Incompatible(Report),
     /// A file of the other directory.
-    #[error("{path} cannot be read: {source}")]
+    #[error("{path} cannot be read")]
     File {
         /// Which.
         path: String,
@@ -40,15 +40,31 @@ pub enum SchemasError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
     /// The newest version is ours.
-    Current { version: u32 },
+    Current {
+        /// Its number.
+        version: u32,
+    },
     /// Ours is registered and a newer one follows it: a newer release was here.
-    Older { version: u32, newest: u32 },
+    Older {
+        /// The number of ours.
+        version: u32,
+        /// The number of the newest.
+        newest: u32,
+    },
     /// The subject has no version.
     Missing,
     /// Ours differs from the newest version and can follow it.
-    Changed { newest: u32 },
+    Changed {
+        /// The number of the newest version.
+        newest: u32,
+    },
     /// Ours differs from the newest version and cannot follow it.
-    Incompatible { newest: u32, why: String },
+    Incompatible {
+        /// The number of the newest version.
+        newest: u32,
+        /// What readers would stumble over.
+        why: String,
+    },
 }
 
 /// One subject.
@@ -78,8 +94,12 @@ impl Report {
         })
     }
 
-    fn is_incompatible(&self) -> bool {
-        self.subjects.iter().any(|subject| matches!(subject.finding, Finding::Incompatible { .. }))
+    /// True when `apply` would refuse.
+    #[must_use]
+    pub fn is_incompatible(&self) -> bool {
+        self.subjects
+            .iter()
+            .any(|subject| matches!(subject.finding, Finding::Incompatible { .. }))
     }
 }
 
@@ -164,7 +184,9 @@ pub async fn apply(config: &Config) -> Result<Report, SchemasError> {
 
 /// Our schemas in the order of [`names::ALL`].
 fn our_schemas() -> impl Iterator<Item = &'static str> {
-    names::ALL.iter().filter_map(|topic| topic.schema.and_then(contract::text_of))
+    names::ALL
+        .iter()
+        .filter_map(|topic| topic.schema.and_then(contract::text_of))
 }
 
 async fn survey(registry: &Registry, prefix: &str) -> Result<Report, SchemasError> {
@@ -184,15 +206,34 @@ async fn find(registry: &Registry, subject: &str, schema: &str) -> Result<Findin
     };
     if let Some(ours) = registry.look_up(subject, schema).await? {
         return Ok(if ours.version == newest.version {
-            Finding::Current { version: ours.version }
+            Finding::Current {
+                version: ours.version,
+            }
         } else {
-            Finding::Older { version: ours.version, newest: newest.version }
+            Finding::Older {
+                version: ours.version,
+                newest: newest.version,
+            }
         });
     }
     Ok(match new_reads_old(schema, &newest.schema) {
-        Ok(()) => Finding::Changed { newest: newest.version },
-        Err(why) => Finding::Incompatible { newest: newest.version, why },
+        Ok(()) => Finding::Changed {
+            newest: newest.version,
+        },
+        Err(why) => Finding::Incompatible {
+            newest: newest.version,
+            why,
+        },
     })
+}
+
+/// A schema file and whether it can follow its earlier state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileVerdict {
+    /// Its name in `avro/`.
+    pub file: &'static str,
+    /// Why readers of ours could not read what theirs wrote.
+    pub fault: Option<String>,
 }
 
 /// Compares `avro/` with another directory of the same shape (for example the
@@ -201,15 +242,23 @@ async fn find(registry: &Registry, subject: &str, schema: &str) -> Result<Findin
 ///
 /// # Errors
 /// When a file cannot be read.
-pub fn compatible(against: &Path) -> Result<Vec<(&'static str, Result<(), String>)>, SchemasError> {
+pub fn compatible(against: &Path) -> Result<Vec<FileVerdict>, SchemasError> {
     contract::ALL
         .iter()
         .map(|&(file, ours)| {
             let path = against.join(file);
             match std::fs::read_to_string(&path) {
-                Ok(theirs) => Ok((file, new_reads_old(ours, &theirs))),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok((file, Ok(()))),
-                Err(source) => Err(SchemasError::File { path: path.display().to_string(), source }),
+                Ok(theirs) => Ok(FileVerdict {
+                    file,
+                    fault: new_reads_old(ours, &theirs).err(),
+                }),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    Ok(FileVerdict { file, fault: None })
+                }
+                Err(source) => Err(SchemasError::File {
+                    path: path.display().to_string(),
+                    source,
+                }),
             }
         })
         .collect()

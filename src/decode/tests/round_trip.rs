@@ -1,0 +1,98 @@
+//! Any event survives the wire; any bytes are survived.
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use crate::domain::{
+    Channel, NotificationRequested, PatientId, Purpose, Redacted, ResultUrgency, TestResultPublished, Urgency,
+};
+
+use super::*;
+
+fn opaque() -> impl Strategy<Value = String> {
+    "[A-Za-z0-9._:-]{1,64}"
+}
+
+fn time() -> impl Strategy<Value = Timestamp> {
+    (946_684_800_000_i64..4_133_980_800_000).prop_map(|ms| Timestamp::from_millisecond(ms).unwrap())
+}
+
+prop_compose! {
+    fn a_result()(
+        (result_id, facility_id, patient) in (opaque(), opaque(), opaque()),
+        version in 1..=i32::MAX,
+        category in "[^\\p{C}]{1,64}",
+        urgency in prop::sample::select(vec![ResultUrgency::Normal, ResultUrgency::Abnormal, ResultUrgency::Critical]),
+        (released_at, available_at) in (time(), time()),
+    ) -> TestResultPublished {
+        let patient_id = PatientId::parse(&patient).unwrap();
+        let category = Redacted::new(category);
+        TestResultPublished { result_id, version, patient_id, facility_id, category, urgency, released_at, available_at }
+    }
+}
+
+prop_compose! {
+    fn a_request()(
+        (caller, idempotency_key, patient) in (opaque(), opaque(), opaque()),
+        recipient in prop::option::of(opaque()),
+        purpose in prop::sample::select(Purpose::ALL),
+        urgency in prop::sample::select(Urgency::ALL),
+        channels in prop::sample::subsequence(Channel::ALL.to_vec(), 0..=3).prop_shuffle(),
+        requested_at in time(),
+        send_at in prop::option::of(time()),
+        lifetime_ms in prop::option::of(1_i64..1_000_000),
+        variables in prop::collection::btree_map("[a-z0-9_]{1,64}", ".{0,500}", 0..=20),
+    ) -> NotificationRequested {
+        let latest = send_at.map_or(requested_at, |at: Timestamp| at.max(requested_at)).as_millisecond();
+        let expires_at = lifetime_ms
+            .map(|lifetime| latest + lifetime)
+            .filter(|ms| *ms < 4_133_980_800_000)
+            .map(|ms| Timestamp::from_millisecond(ms).unwrap());
+        NotificationRequested {
+            caller, idempotency_key, patient_id: PatientId::parse(&patient).unwrap(), recipient, purpose, urgency,
+            channels, send_at, expires_at, variables: Redacted::new(variables.into_iter().collect()), requested_at,
+        }
+    }
+}
+
+/// An encoder whose registry gives the ids that [`PREPARED`] knows.
+static ENCODE: LazyLock<(tokio::runtime::Runtime, Encoder)> = LazyLock::new(|| {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let settings = runtime.block_on(registry()).settings();
+    (runtime, Encoder::new(&settings, "").unwrap())
+});
+
+proptest! {
+    #[test]
+    fn a_result_survives_the_wire(event in a_result()) {
+        let bytes = ENCODE.0.block_on(ENCODE.1.test_result(&event)).unwrap();
+        prop_assert_eq!(PREPARED.decode(RecordKind::TestResult, Some(&bytes)), Ok(Event::TestResult(event)));
+    }
+
+    #[test]
+    fn a_request_survives_the_wire(event in a_request()) {
+        let bytes = ENCODE.0.block_on(ENCODE.1.notification(&names::NOTIFICATIONS, &event)).unwrap();
+        prop_assert_eq!(PREPARED.decode(RecordKind::Notification, Some(&bytes)), Ok(Event::Notification(event)));
+    }
+
+    #[test]
+    fn any_bytes_are_decoded_or_rejected(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        id in prop::sample::select(vec![RESULTS_ID, NOTIFICATIONS_ID]),
+        has_head in any::<bool>(),
+    ) {
+        let payload = if has_head { [head(id), bytes].concat() } else { bytes };
+        for kind in RecordKind::ALL {
+            let _ = PREPARED.decode(kind, Some(&payload));
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_is_decoded_or_rejected(at in 5_usize..60, with in any::<u8>(), cut in 0_usize..20) {
+        let mut bytes = result_bytes("normal");
+        let at = at.min(bytes.len() - 1);
+        bytes[at] = with;
+        bytes.truncate(bytes.len() - cut.min(bytes.len()));
+        let _ = PREPARED.decode(RecordKind::TestResult, Some(&bytes));
+    }
+}

@@ -8,6 +8,8 @@
 # tools go, each in a folder named by its version, into PATIENT_NOTIFY_TOOLS_DIR;
 # what is downloaded is checked against the sums in tools/. Nothing else is written
 # outside cargo's own folders. A run that finds everything needs no network.
+# Functions are called by computed names too.
+# shellcheck disable=SC2317
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -339,4 +341,5 @@ install_cargo_deny() {
     --root "$1" cargo-deny >&2
 }
 
-main "$@"
+# On one line: bash reads a script as it goes, and a pull may replace this one meanwhile.
+main "$@"; exit

@@ -94,7 +94,7 @@ lint-deny: check-deps ## Licences, bans and sources of dependencies
 .PHONY: lint-proto
 lint-proto: check-deps ## buf, on the gRPC contracts
 	@source scripts/tools-dir.sh && source tools/versions.env && \
-		"$$TOOLS_DIR/buf-$$BUF_VERSION/bin/buf" lint
+		BUF_CACHE_DIR="$$TOOLS_DIR/.cache" "$$TOOLS_DIR/buf-$$BUF_VERSION/bin/buf" lint
 
 .PHONY: lint-scripts
 lint-scripts: check-deps ## shellcheck

@@ -32,7 +32,7 @@ clean_tools() {
   for version in "$TOOLS_DIR"/*/.installed; do
     [[ ! -e $version ]] || rm -rf -- "$(dirname "$version")"
   done
-  rm -rf -- "$TOOLS_DIR"/.new-* "$TOOLS_DIR"/.maven-* "$TOOLS_DIR/java" "$TOOLS_DIR/.lock"
+  rm -rf -- "$TOOLS_DIR"/.new-* "$TOOLS_DIR"/.maven-* "$TOOLS_DIR/.cache" "$TOOLS_DIR/java" "$TOOLS_DIR/.lock"
   # Whatever else is in there is not ours.
   rmdir --ignore-fail-on-non-empty -- "$TOOLS_DIR"
   printf 'clean: deleted the downloads in %s\n' "$TOOLS_DIR"

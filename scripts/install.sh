@@ -8,6 +8,8 @@
 # tools go, each in a folder named by its version, into PATIENT_NOTIFY_TOOLS_DIR;
 # what is downloaded is checked against the sums in tools/. Nothing else is written
 # outside cargo's own folders. A run that finds everything needs no network.
+# Functions are called by computed names too.
+# shellcheck disable=SC2317
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -146,7 +148,7 @@ find_java() {
 # "17.0.15", "1.8.0_392" and "21" give 17, 1 and 21.
 java_major() {
   local major
-  major=$("$1" -version 2>&1 | sed -n '1s/^[^"]*"\([0-9]*\).*/\1/p' || true)
+  major=$("$1" -XX:-UsePerfData -version 2>&1 | sed -n '1s/^[^"]*"\([0-9]*\).*/\1/p' || true)
   printf '%s\n' "${major:-0}"
 }
 
@@ -224,7 +226,7 @@ install_tool() {
 run_maven() {
   # A repository of its own, so that nothing is left in the user's.
   [[ -n $maven_repository ]] || maven_repository=$(mktemp -d "$TOOLS_DIR/.maven-XXXXXX")
-  mvn --batch-mode --quiet --strict-checksums -Dstyle.color=never \
+  MAVEN_OPTS="-XX:-UsePerfData ${MAVEN_OPTS:-}" mvn --batch-mode --quiet --strict-checksums -Dstyle.color=never \
     -Dmaven.repo.local="$maven_repository" "$@" >&2
 }
 
@@ -236,7 +238,7 @@ install_kafka() {
   # An empty log folder, formatted once: each start copies it instead of waiting for
   # another JVM.
   kafka_properties 9092 9093 "$1/formatted" >"$work/format.properties"
-  "$TOOLS_DIR/java" -Xmx128m -cp "$1/libs/*" kafka.tools.StorageTool format \
+  "$TOOLS_DIR/java" -Xmx128m -XX:-UsePerfData -cp "$1/libs/*" kafka.tools.StorageTool format \
     --cluster-id cGF0aWVudC1ub3RpZnkgIA --config "$work/format.properties" >"$work/format.log" 2>&1 ||
     die "kafka: formatting failed: $(tail -n 3 "$work/format.log")"
 }
@@ -339,4 +341,5 @@ install_cargo_deny() {
     --root "$1" cargo-deny >&2
 }
 
-main "$@"
+# On one line: bash reads a script as it goes, and a pull may replace this one meanwhile.
+main "$@"; exit

@@ -113,6 +113,11 @@ impl Bench {
         self.providers.send(message).await
     }
 
+    async fn look_up(&self, message: &Message, since: Timestamp) -> LookUp {
+        let channel = message.content.channel();
+        self.providers.look_up(channel, message.delivery_id, &message.address, since).await
+    }
+
     fn fault(&self, channel: Channel, faults: ChannelFaults) {
         self.sandbox.faults.set(channel, faults);
     }

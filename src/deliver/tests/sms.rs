@@ -147,9 +147,9 @@ async fn a_lost_answer_is_ambiguous_and_the_look_up_settles_it() {
     let found = LookUp::Found {
         provider_message_id: id,
     };
-    assert_eq!(bench.providers.look_up(&taken, since).await, found);
+    assert_eq!(bench.look_up(&taken, since).await, found);
     assert_eq!(
-        bench.providers.look_up(&never_sent, since).await,
+        bench.look_up(&never_sent, since).await,
         LookUp::NotFound
     );
 }
@@ -172,11 +172,11 @@ async fn the_look_up_reads_page_after_page_up_to_its_bound() {
     };
     (0..600).for_each(|n| log.push(other(n)));
     assert!(matches!(
-        bench.providers.look_up(&first, since).await,
+        bench.look_up(&first, since).await,
         LookUp::Found { .. }
     ));
     (0..600).for_each(|n| log.push(other(n)));
-    let unknown = bench.providers.look_up(&first, since).await;
+    let unknown = bench.look_up(&first, since).await;
     assert_eq!(unknown, LookUp::Unavailable(Reason::ProviderError));
 }
 
@@ -186,19 +186,16 @@ async fn a_look_up_that_cannot_be_made_says_so() {
     bench.fault(Channel::Sms, refusing());
     let message = sms(NUMBER);
     until("the port is closed", async || {
-        bench.providers.look_up(&message, Timestamp::now()).await
+        bench.look_up(&message, Timestamp::now()).await
             == LookUp::Unavailable(Reason::ProviderUnreachable)
     })
     .await;
     assert_eq!(
-        bench.providers.look_up(&push("t"), Timestamp::now()).await,
+        bench.look_up(&push("t"), Timestamp::now()).await,
         LookUp::Unsupported
     );
     assert_eq!(
-        bench
-            .providers
-            .look_up(&email("a@b.org", ""), Timestamp::now())
-            .await,
+        bench.look_up(&email("a@b.org", ""), Timestamp::now()).await,
         LookUp::Unsupported
     );
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
@@ -20,7 +21,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{error, info, warn};
 
-use super::client::kafka_client_config;
+use super::client::{QuietContext, kafka_client_config};
 use super::intake::Intake;
 use super::partition::{Arrival, Bounds, Partition};
 use crate::config;
@@ -193,6 +194,7 @@ fn committable(partitions: &[Arc<Partition>]) -> TopicPartitionList {
 /// Callbacks of librdkafka; they run on the poll thread, inside `poll`.
 struct GroupContext {
     shared: Arc<Shared>,
+    quiet: QuietContext,
 }
 
 impl ClientContext for GroupContext {
@@ -206,7 +208,11 @@ impl ClientContext for GroupContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        warn!(%error, reason, "Kafka client");
+        self.quiet.error(error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.quiet.log(level, facility, text);
     }
 }
 
@@ -274,7 +280,7 @@ impl Consumer {
             fatal: Mutex::default(),
             options,
         });
-        let context = GroupContext { shared: Arc::clone(&shared) };
+        let context = GroupContext { shared: Arc::clone(&shared), quiet: QuietContext::default() };
         let consumer: BaseConsumer<GroupContext> = group_config(&shared.options)
             .create_with_context(context)
             .map_err(ConsumerError::Configuration)?;

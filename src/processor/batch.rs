@@ -101,7 +101,7 @@ async fn bury(shared: &Shared, rejected: Vec<(Record, Rejected)>) {
 }
 
 async fn bury_one(shared: &Shared, record: Record, why: Rejected) {
-    if shared.breaker_open.load(Ordering::Relaxed) || shared.breaker.lock().observe(true) {
+    if shared.conditions.breaker_open.load(Ordering::Relaxed) || shared.breaker.lock().observe(true) {
         open_breaker(shared, &why);
         // Held, not dropped: the offset stays and no restart is provoked.
         while !record.ticket.partition().is_closing() && !shared.stop.is_cancelled() {
@@ -140,7 +140,7 @@ async fn bury_one(shared: &Shared, record: Record, why: Rejected) {
 }
 
 fn open_breaker(shared: &Shared, why: &Rejected) {
-    if !shared.breaker_open.swap(true, Ordering::Relaxed) {
+    if !shared.conditions.breaker_open.swap(true, Ordering::Relaxed) {
         metrics::breaker_open(true);
         error!(
             reason = %why.reason,
@@ -410,7 +410,7 @@ impl<'a> Retry<'a> {
             warn!(dependency = self.dependency, %error, "unavailable; records wait");
         }
         if self.tries == 0 {
-            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+            self.shared.conditions.waiting.fetch_add(1, Ordering::Relaxed);
         }
         self.tries += 1;
         if closing || self.shared.stop.is_cancelled() || self.shared.fatal.is_cancelled() {
@@ -426,7 +426,7 @@ impl<'a> Retry<'a> {
 impl Drop for Retry<'_> {
     fn drop(&mut self) {
         if self.tries > 0 {
-            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.shared.conditions.waiting.fetch_sub(1, Ordering::Relaxed);
             tracing::info!(dependency = self.dependency, tries = self.tries, "no longer waiting");
         }
     }

@@ -4,7 +4,9 @@
 
 mod batch;
 mod breaker;
+mod claims;
 mod pending;
+mod retry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};

@@ -17,6 +17,7 @@ async fn one_result_reaches_its_patient() {
     world.until_sent(1, Duration::from_secs(30)).await;
     println!("sent {:?}", begun.elapsed());
     consumer.stop().await.unwrap();
+    println!("stopped {:?}", begun.elapsed());
     let mut process = world.process("consumer-test-result-notification", &[]);
     process.wait_for_log("partitions assigned", Duration::from_secs(30)).await;
     world.publish(&[result(1, "res-2")]).await;
@@ -24,6 +25,8 @@ async fn one_result_reaches_its_patient() {
     println!("process sent {:?}", begun.elapsed());
     process.terminate();
     assert!(process.wait().await.success(), "{}", process.log());
+    println!("terminated {:?}", begun.elapsed());
+    println!("{}", process.log());
     assert_eq!(world.seen().await.doubled, 0);
     assert!(world.dead_letters().await.is_empty());
     drop(world);

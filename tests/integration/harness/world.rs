@@ -49,6 +49,13 @@ pub struct World {
     dir: TempDir,
 }
 
+/// How many partitions the topics have.
+#[derive(Debug, Clone, Copy)]
+enum Size {
+    Small,
+    Production,
+}
+
 /// What the database and the providers say together; see [`World::seen`].
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -61,8 +68,19 @@ pub struct Seen {
 }
 
 impl World {
-    /// Makes topics, subjects and a database, and starts providers.
+    /// Makes topics, subjects and a database, and starts providers. The topics have
+    /// few partitions ([`kafka::small_partitions`]): they are made in a moment.
     pub async fn new() -> Self {
+        Self::of_size(Size::Small).await
+    }
+
+    /// The same with topics as `topics apply` makes them in production: 60
+    /// partitions of test results.
+    pub async fn full_size() -> Self {
+        Self::of_size(Size::Production).await
+    }
+
+    async fn of_size(size: Size) -> Self {
         let addresses = Addresses::from_environment();
         let dir = TempDir::new().expect("a folder for a test's files");
         let id = &Uuid::new_v4().simple().to_string()[..8];
@@ -79,8 +97,13 @@ impl World {
 
         execute(&addresses.postgres_url, &format!("CREATE DATABASE {database}")).await.expect("a new database");
         migrate::run(&config.postgres).await.expect("migrations");
-        let (topics, subjects) = tokio::join!(admin::apply(&config), schemas::apply(&config));
-        topics.expect("topics");
+        let topics = async {
+            match size {
+                Size::Small => kafka::create_small_topics(&config.kafka).await,
+                Size::Production => drop(admin::apply(&config).await.expect("topics")),
+            }
+        };
+        let (subjects, ()) = tokio::join!(schemas::apply(&config), topics);
         subjects.expect("subjects");
 
         let pool = pool::pool(&config.postgres).expect("a pool");

@@ -7,7 +7,7 @@ mod breaker;
 mod pending;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -62,8 +62,8 @@ struct Shared {
     in_flight: Arc<Semaphore>,
     breaker: Mutex<DeadLetterBreaker>,
     breaker_open: AtomicBool,
-    /// A dependency is away: slots age without it being a bug.
-    waiting: AtomicBool,
+    /// Batches that wait for a dependency: slots age without it being a bug.
+    waiting: AtomicUsize,
     /// Number of the last claim; epochs of first claims come from it.
     batches: AtomicI32,
     stop: CancellationToken,
@@ -107,7 +107,7 @@ pub async fn run(
         in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
         breaker: Mutex::new(DeadLetterBreaker::new(limits)),
         breaker_open: AtomicBool::new(false),
-        waiting: AtomicBool::new(false),
+        waiting: AtomicUsize::new(0),
         batches: AtomicI32::new(0),
         stop: CancellationToken::new(),
         fatal: fatal.clone(),
@@ -128,7 +128,11 @@ pub async fn run(
     }
     // The poll thread closes the intakes, waits for what was begun, commits, leaves.
     consumer.stop();
-    let ended = if fatal.is_cancelled() { Err(ProcessorError::Bug) } else { consumer.ended().await.map_err(Into::into) };
+    let ended = if fatal.is_cancelled() {
+        Err(ProcessorError::Bug)
+    } else {
+        consumer.ended().await.map_err(Into::into)
+    };
     shared.stop.cancel();
     leaks.abort();
     loops.join_all().await;
@@ -140,7 +144,8 @@ fn register_probes(health: &Health, shared: &Arc<Shared>, consumer: &Arc<Consume
     health.add_liveness("kafka-poll-loop", move || of_heartbeat.check_heartbeat());
     let (of_slots, shared_of_slots) = (Arc::clone(consumer), Arc::clone(shared));
     health.add_liveness("progress", move || {
-        if shared_of_slots.waiting.load(Ordering::Relaxed) || shared_of_slots.breaker_open.load(Ordering::Relaxed)
+        if shared_of_slots.waiting.load(Ordering::Relaxed) > 0
+            || shared_of_slots.breaker_open.load(Ordering::Relaxed)
         {
             return Ok(()); // A restart would not help.
         }
@@ -155,14 +160,20 @@ fn register_probes(health: &Health, shared: &Arc<Shared>, consumer: &Arc<Consume
     });
     let of_group = Arc::clone(consumer);
     health.add_readiness("consumer-group", move || {
-        if of_group.is_joined() { Ok(()) } else { Err("not a member of its group, or no broker answers".into()) }
+        if of_group.is_joined() {
+            Ok(())
+        } else {
+            Err("not a member of its group, or no broker answers".into())
+        }
     });
     let of_breaker = Arc::clone(shared);
     health.add_readiness("dead-letter-breaker", move || {
         if of_breaker.breaker_open.load(Ordering::Relaxed) {
-            return Err("open: too many records in a row cannot be decoded; mend the producer or the schema, \
+            return Err(
+                "open: too many records in a row cannot be decoded; mend the producer or the schema, \
                         then restart this pod"
-                .into());
+                    .into(),
+            );
         }
         Ok(())
     });
@@ -182,6 +193,9 @@ async fn watch_for_leaks(shared: Arc<Shared>, consumer: Arc<Consumer>) {
 
 async fn claim_loop(shared: Arc<Shared>, shard: usize) {
     while !shared.stop.is_cancelled() && !shared.fatal.is_cancelled() {
+        if shared.breaker_open.load(Ordering::Relaxed) {
+            return shared.stop.cancelled().await;
+        }
         let Some((records, permits)) = gather(&shared, shard).await else { continue };
         batch::process(&shared, records, permits).await;
     }
@@ -213,8 +227,8 @@ async fn gather(shared: &Shared, shard: usize) -> Option<(Vec<Record>, tokio::sy
         // A share of what is free, so that the other loops find some as well.
         let fair = (free / shared.intake.shards()).max(1);
         if wanted > 0
-            && let Ok(mut more) = Arc::clone(&shared.in_flight)
-                .try_acquire_many_owned(u32::try_from(fair).unwrap_or(u32::MAX))
+            && let Ok(mut more) =
+                Arc::clone(&shared.in_flight).try_acquire_many_owned(u32::try_from(fair).unwrap_or(u32::MAX))
         {
             let taken = shared.intake.take(shard, fair, &mut records);
             drop(more.split(fair - taken));

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
@@ -20,7 +21,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{error, info, warn};
 
-use super::client::kafka_client_config;
+use super::client::{QuietContext, kafka_client_config};
 use super::intake::Intake;
 use super::partition::{Arrival, Bounds, Partition};
 use crate::config;
@@ -193,6 +194,7 @@ fn committable(partitions: &[Arc<Partition>]) -> TopicPartitionList {
 /// Callbacks of librdkafka; they run on the poll thread, inside `poll`.
 struct GroupContext {
     shared: Arc<Shared>,
+    quiet: QuietContext,
 }
 
 impl ClientContext for GroupContext {
@@ -206,7 +208,11 @@ impl ClientContext for GroupContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        warn!(%error, reason, "Kafka client");
+        self.quiet.error(error, reason);
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.quiet.log(level, facility, text);
     }
 }
 
@@ -274,7 +280,7 @@ impl Consumer {
             fatal: Mutex::default(),
             options,
         });
-        let context = GroupContext { shared: Arc::clone(&shared) };
+        let context = GroupContext { shared: Arc::clone(&shared), quiet: QuietContext::default() };
         let consumer: BaseConsumer<GroupContext> = group_config(&shared.options)
             .create_with_context(context)
             .map_err(ConsumerError::Configuration)?;
@@ -475,16 +481,20 @@ fn deliver(
 
 fn resume_with_room(shared: &Shared, consumer: &BaseConsumer<GroupContext>) {
     let partitions = shared.partitions();
-    let ready: Vec<_> =
-        partitions.iter().filter(|partition| partition.is_paused() && partition.has_room()).cloned().collect();
+    let ready: Vec<_> = partitions
+        .iter()
+        .filter(|partition| partition.is_paused() && partition.has_room())
+        .cloned()
+        .collect();
     if !ready.is_empty() {
         pause_or_resume(consumer, &ready, false);
     }
     let paused = partitions.iter().filter(|partition| partition.is_paused()).count();
     metrics::partitions(partitions.len() as u64, paused as u64);
-    let (records, bytes) = partitions.iter().map(|partition| partition.queued()).fold((0, 0), |sum, one| {
-        (sum.0 + one.0, sum.1 + one.1)
-    });
+    let (records, bytes) = partitions
+        .iter()
+        .map(|partition| partition.queued())
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     metrics::queue(records as u64, bytes as u64);
     let oldest = partitions.iter().filter_map(|partition| partition.oldest_age()).max();
     let oldest_ms = oldest.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));

@@ -87,8 +87,14 @@ impl DueWorker {
         if taken == 0 {
             return Ok(0);
         }
-        let facts = self.facts(&due).await?;
         let lease_until = lease_from + self.lease;
+        let facts = match self.facts(&due).await {
+            Ok(facts) => facts,
+            Err(error) => {
+                self.hand_back(&due, lease_until, permits).await;
+                return Err(error);
+            }
+        };
         let mut send = Vec::new();
         for one in due {
             let Some(permit) = permits.split(1) else { break };
@@ -102,8 +108,8 @@ impl DueWorker {
                 });
             } else {
                 match self.prepare(&one, recipient, lease_until) {
-                    Ok(assignment) => send.push((one, assignment, permit)),
-                    Err((recorded, outcome)) => self.record(recorded, outcome, permit).await,
+                    Prepared::Send(assignment) => send.push((one, assignment, permit)),
+                    Prepared::Ended((recorded, outcome)) => self.record(recorded, outcome, permit).await,
                 }
             }
         }
@@ -118,28 +124,39 @@ impl DueWorker {
         self.store.recipients(&ids).await
     }
 
+    /// What was claimed and not begun goes back, so that its lease does not run out
+    /// and make its outcome look unknown. The recorder waits for the database.
+    async fn hand_back(&self, due: &[DueDelivery], lease_until: Instant, mut permits: OwnedSemaphorePermit) {
+        for one in due {
+            let Some(permit) = permits.split(1) else { return };
+            let assignment = assignment(one, lease_until);
+            let (recorded, outcome) = match one.was {
+                State::Dispatching | State::OutcomeUnknown => {
+                    dispatch::look_up_later(&assignment, Reason::OwnerLost)
+                }
+                _ => dispatch::released(&assignment),
+            };
+            self.record(recorded, outcome, permit).await;
+        }
+    }
+
     async fn record(&self, recorded: Recorded, outcome: Outcome, permit: OwnedSemaphorePermit) {
         self.dispatcher.record(recorded, outcome, give_back(permit)).await;
     }
 
     /// What may have changed since it was planned is looked at again: expiry,
     /// consent, address, quiet hours.
-    fn prepare(
-        &self,
-        due: &DueDelivery,
-        recipient: Option<&Recipient>,
-        lease_until: Instant,
-    ) -> Result<Assignment, (Recorded, Outcome)> {
+    fn prepare(&self, due: &DueDelivery, recipient: Option<&Recipient>, lease_until: Instant) -> Prepared {
         let mut assignment = assignment(due, lease_until);
         if due.expired {
-            return Err(dispatch::expired(&assignment));
+            return Prepared::Ended(dispatch::expired(&assignment));
         }
         let Some(recipient) = recipient else {
-            return Err(dispatch::suppressed(&assignment, Reason::Erased));
+            return Prepared::Ended(dispatch::suppressed(&assignment, Reason::Erased));
         };
         let (_, closed) = usable_channels(recipient, &[due.channel], due.purpose, &self.settings);
         if let Some(reason) = closed {
-            return Err(dispatch::suppressed(&assignment, reason));
+            return Prepared::Ended(dispatch::suppressed(&assignment, reason));
         }
         if let Some(point) = recipient.contact_point(due.channel) {
             assignment.address = point.address.clone();
@@ -149,10 +166,10 @@ impl DueWorker {
             Decision::Hold { until, why } => {
                 let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();
                 let reason = Decision::Hold { until, why }.reason();
-                Err(dispatch::held(&assignment, reason, wait))
+                Prepared::Ended(dispatch::held(&assignment, reason, wait))
             }
-            Decision::Expire => Err(dispatch::expired(&assignment)),
-            Decision::Dispatch | Decision::Suppress(_) => Ok(assignment),
+            Decision::Expire => Prepared::Ended(dispatch::expired(&assignment)),
+            Decision::Dispatch | Decision::Suppress(_) => Prepared::Send(assignment),
         }
     }
 
@@ -167,13 +184,16 @@ impl DueWorker {
             .filter(|(due, assignment, _)| due.address.as_ref() != Some(&assignment.address))
             .map(|(_, assignment, _)| (assignment.delivery_id, assignment.address.clone()))
             .collect();
-        if !moved.is_empty() {
-            self.store.set_addresses(&moved).await?;
-        }
+        let written = if moved.is_empty() { Ok(()) } else { self.store.set_addresses(&moved).await };
         for (_, assignment, permit) in ready {
-            self.submit(assignment, permit, shutdown);
+            if written.is_ok() {
+                self.submit(assignment, permit, shutdown);
+            } else {
+                let (recorded, outcome) = dispatch::released(&assignment);
+                self.record(recorded, outcome, permit).await;
+            }
         }
-        Ok(())
+        written
     }
 
     fn submit(&self, assignment: Assignment, permit: OwnedSemaphorePermit, shutdown: &CancellationToken) {
@@ -215,8 +235,8 @@ impl DueWorker {
                 dispatch::found(&assignment, providers.name(due.channel), provider_message_id)
             }
             LookUp::NotFound => match self.prepare(&due, recipient.as_ref(), lease_until) {
-                Ok(assignment) => return self.submit(assignment, permit, &shutdown),
-                Err(ended) => ended,
+                Prepared::Send(assignment) => return self.submit(assignment, permit, &shutdown),
+                Prepared::Ended(ended) => ended,
             },
             LookUp::Unavailable(reason) if known_for < policy.outcome_unknown_deadline() => {
                 dispatch::look_up_later(&assignment, reason)
@@ -228,6 +248,14 @@ impl DueWorker {
         };
         self.record(recorded, outcome, permit).await;
     }
+}
+
+/// What a last look at a due delivery comes to.
+enum Prepared {
+    /// It goes out.
+    Send(Assignment),
+    /// It does not, or not now.
+    Ended((Recorded, Outcome)),
 }
 
 fn give_back(permit: OwnedSemaphorePermit) -> OnRecorded {
@@ -253,6 +281,7 @@ fn assignment(due: &DueDelivery, lease_until: Instant) -> Assignment {
         trying_for: due.trying_for,
         lease_until,
         expires_at: due.expires_at,
-        published_at: due.published_at,
+        // The objective's clock does not run while a message is held on purpose.
+        published_at: (due.was != State::Held).then_some(due.published_at),
     }
 }

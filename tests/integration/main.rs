@@ -8,4 +8,5 @@
 #![allow(missing_docs, reason = "what a test promises is its name")]
 
 mod harness;
+mod inbox_page;
 mod smoke;

@@ -21,11 +21,11 @@ use tempfile::TempDir;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
+use super::eventually;
 use super::kafka::{self, DeadLetter};
 use super::process::Process;
 use super::role::RunningRole;
 use super::stack::Addresses;
-use super::eventually;
 
 /// Records on their way to the broker at once.
 const PUBLISH_IN_FLIGHT: usize = 512;
@@ -85,7 +85,8 @@ impl World {
         let dir = TempDir::new().expect("a folder for a test's files");
         let id = &Uuid::new_v4().simple().to_string()[..8];
         let database = format!("t{id}");
-        let sandbox = Sandbox::start(SandboxOptions::in_dir(dir.path())).await.expect("the providers' stand-ins");
+        let sandbox =
+            Sandbox::start(SandboxOptions::in_dir(dir.path())).await.expect("the providers' stand-ins");
         let mut config = short_times(Config::from_defaults());
         sandbox.apply_to(&mut config);
         config.kafka.bootstrap_servers.clone_from(&addresses.brokers);
@@ -95,7 +96,9 @@ impl World {
         config.app.listen = format!("127.0.0.1:{}", free_port());
         config.metrics.listen = "127.0.0.1:0".to_owned();
 
-        execute(&addresses.postgres_url, &format!("CREATE DATABASE {database}")).await.expect("a new database");
+        execute(&addresses.postgres_url, &format!("CREATE DATABASE {database}"))
+            .await
+            .expect("a new database");
         migrate::run(&config.postgres).await.expect("migrations");
         let topics = async {
             match size {
@@ -247,7 +250,9 @@ impl Drop for World {
         let drop_database = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database);
         // A runtime of its own: this one may be ending.
         let cleaner = std::thread::spawn(move || {
-            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+                return;
+            };
             runtime.block_on(async {
                 // What is left behind goes with the stack.
                 let _ = execute(&url, &drop_database).await;
@@ -303,7 +308,9 @@ fn as_toml(config: &Config) -> String {
         }
     }
     for (name, section) in &mut changed {
-        let (Some(section), Some(of_default)) = (section.as_table_mut(), defaults[name].as_table()) else { continue };
+        let (Some(section), Some(of_default)) = (section.as_table_mut(), defaults[name].as_table()) else {
+            continue;
+        };
         section.retain(|key, value| of_default.get(key) != Some(value));
     }
     changed.to_string()

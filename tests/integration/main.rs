@@ -8,5 +8,13 @@
 #![allow(missing_docs, reason = "what a test promises is its name")]
 
 mod harness;
+
+mod back_pressure;
+mod dependency_away;
+mod holds;
 mod inbox_page;
-mod smoke;
+mod none_lost_none_doubled;
+mod order_within_a_recipient;
+mod provider_faults;
+mod revoke_mid_delivery;
+mod shares_partitions;

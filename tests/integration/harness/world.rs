@@ -225,6 +225,26 @@ impl World {
         self.states().await.get(&State::Sent).copied().unwrap_or(0)
     }
 
+    /// Counts rows: `SELECT count(*) FROM {from_where}`.
+    pub async fn count(&self, from_where: &str) -> i64 {
+        let client = self.pool.get().await.expect("a connection");
+        let row = client.query_one(&format!("SELECT count(*) FROM {from_where}"), &[]).await;
+        row.expect("a count").get(0)
+    }
+
+    /// Panics unless every delivery that is recorded as sent reached its provider
+    /// once, nothing reached one twice, and nothing is a dead letter.
+    pub async fn assert_each_once(&self) {
+        let received = self.sandbox.log.by_delivery();
+        let twice = received.values().filter(|&&count| count > 1).count();
+        assert_eq!(twice, 0, "deliveries that a provider took twice");
+        for delivery in self.store.all_deliveries().await.expect("all deliveries") {
+            let came = received.contains_key(&delivery.delivery_id.short_code());
+            assert!(came || delivery.state != State::Sent, "recorded as sent, and no provider has it: {delivery:?}");
+        }
+        assert_eq!(self.dead_letters().await.len(), 0, "dead letters");
+    }
+
     /// What database and providers say.
     pub async fn seen(&self) -> Seen {
         let stats = self.sandbox.log.stats();
@@ -234,7 +254,16 @@ impl World {
     /// Waits until this many notifications are sent, and the lag is 0.
     pub async fn until_sent(&self, count: i64, deadline: Duration) {
         let what = format!("{count} notifications are sent");
-        eventually(&what, deadline, async || self.sent().await == count).await;
+        let mut last = HashMap::new();
+        eventually(&what, deadline, async || {
+            let states = self.states().await;
+            if states != last {
+                println!("{}: {states:?}", self.database);
+                last.clone_from(&states);
+            }
+            states.get(&State::Sent).copied().unwrap_or(0) == count
+        })
+        .await;
         self.until_no_lag(deadline).await;
     }
 

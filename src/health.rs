@@ -80,10 +80,7 @@ impl Health {
 /// Runs the checks without the lock, so that a check may use the registry.
 fn failures(checks: &Checks) -> Vec<String> {
     let checks = checks.read().clone();
-    checks
-        .iter()
-        .filter_map(|(name, check)| check().err().map(|why| format!("{name}: {why}")))
-        .collect()
+    checks.iter().filter_map(|(name, check)| check().err().map(|why| format!("{name}: {why}"))).collect()
 }
 
 fn outcome(failing: Vec<String>) -> Result<(), Vec<String>> {
@@ -104,10 +101,7 @@ mod tests {
         assert_eq!(health.live(), Ok(()));
         assert_eq!(
             health.ready(),
-            Err(vec![
-                "postgres: no connection".to_owned(),
-                "kafka: no broker".to_owned()
-            ])
+            Err(vec!["postgres: no connection".to_owned(), "kafka: no broker".to_owned()])
         );
     }
 

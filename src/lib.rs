@@ -20,10 +20,7 @@
 //! [`processor`] is the spine that runs these steps, [`roles`] wires one deployment
 //! each, [`workers`] own what was deferred, [`api`] is the gRPC front.
 
-#![cfg_attr(
-    test,
-    allow(clippy::unwrap_used, reason = "a test that fails by a panic says where")
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails by a panic says where"))]
 
 pub mod topic;
 pub mod decode;

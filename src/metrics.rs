@@ -94,10 +94,8 @@ impl Instruments {
     /// Writes down who runs, and every series that has one value at rest.
     fn announce(&self, role: &'static str) {
         let meter = self.provider.meter("patient_notify");
-        instruments::build_info(&meter).record(
-            1,
-            &[word("version", env!("CARGO_PKG_VERSION")), word("role", role)],
-        );
+        instruments::build_info(&meter)
+            .record(1, &[word("version", env!("CARGO_PKG_VERSION")), word("role", role)]);
         self.intake.breaker_open.record(0, &[]);
         self.sends.leases_lost.add(0, &[]);
     }
@@ -124,17 +122,14 @@ fn word(key: &'static str, value: &'static str) -> KeyValue {
 /// Records of `topic` that ended with `outcome`.
 pub fn records(topic: &str, outcome: &'static str, n: u64) {
     if let Some(i) = INSTRUMENTS.get() {
-        i.intake
-            .records
-            .add(n, &[word("outcome", outcome), i.topic(topic)]);
+        i.intake.records.add(n, &[word("outcome", outcome), i.topic(topic)]);
     }
 }
 
 /// Attempts on `channel` that ended with `outcome`.
 pub fn deliveries(channel: Channel, outcome: &'static str, n: u64) {
     if let Some(i) = INSTRUMENTS.get() {
-        i.sends.deliveries
-            .add(n, &[word("channel", channel.as_str()), word("outcome", outcome)]);
+        i.sends.deliveries.add(n, &[word("channel", channel.as_str()), word("outcome", outcome)]);
     }
 }
 
@@ -149,10 +144,7 @@ pub fn provider_call(channel: Channel, outcome: &'static str, elapsed: Duration)
 /// A message reached its provider `elapsed` after its source record.
 pub fn accept_to_provider(purpose: Purpose, urgency: Urgency, elapsed: Duration) {
     if let Some(i) = INSTRUMENTS.get() {
-        let labels = [
-            word("purpose", purpose.as_str()),
-            word("urgency", urgency.as_str()),
-        ];
+        let labels = [word("purpose", purpose.as_str()), word("urgency", urgency.as_str())];
         i.sends.accept_to_provider.record(elapsed.as_secs_f64(), &labels);
     }
 }
@@ -187,8 +179,7 @@ pub fn rebalance(kind: &'static str, partitions: usize, pause: Duration) {
 /// One record of `topic` was kept as a dead letter.
 pub fn dead_letter(topic: &str, reason: Reason) {
     if let Some(i) = INSTRUMENTS.get() {
-        i.intake.dead_letters
-            .add(1, &[word("reason", reason.as_str()), i.topic(topic)]);
+        i.intake.dead_letters.add(1, &[word("reason", reason.as_str()), i.topic(topic)]);
     }
 }
 
@@ -209,9 +200,7 @@ pub fn lease_lost(n: u64) {
 /// Sends on `channel` whose outcome became unknown.
 pub fn outcome_unknown(channel: Channel, n: u64) {
     if let Some(i) = INSTRUMENTS.get() {
-        i.sends
-            .outcomes_unknown
-            .add(n, &[word("channel", channel.as_str())]);
+        i.sends.outcomes_unknown.add(n, &[word("channel", channel.as_str())]);
     }
 }
 
@@ -254,18 +243,14 @@ pub fn due_claimed(n: u64) {
 /// One gRPC call: full method and code by name.
 pub fn grpc_request(method: &'static str, code: &'static str, elapsed: Duration) {
     if let Some(i) = INSTRUMENTS.get() {
-        i.sides.grpc_requests.record(
-            elapsed.as_secs_f64(),
-            &[word("method", method), word("code", code)],
-        );
+        i.sides.grpc_requests.record(elapsed.as_secs_f64(), &[word("method", method), word("code", code)]);
     }
 }
 
 /// Age of the record that has been in hand longest; zero: nothing is in hand.
 pub fn oldest_in_hand_age_ms(age_ms: u64) {
     if let Some(i) = INSTRUMENTS.get() {
-        i.intake.oldest_in_hand
-            .record(Duration::from_millis(age_ms).as_secs_f64(), &[]);
+        i.intake.oldest_in_hand.record(Duration::from_millis(age_ms).as_secs_f64(), &[]);
     }
 }
 

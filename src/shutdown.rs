@@ -81,37 +81,31 @@ pub fn listen(token: CancellationToken, health: Arc<Health>, timeout: Duration) 
     let done = CancellationToken::new();
     let listener = Listener { done: done.clone() };
     let (ready, is_ready) = mpsc::sync_channel(1);
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            let started = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .and_then(|runtime| {
-                    let guard = runtime.enter();
-                    let signals = Signals::install()?;
-                    drop(guard);
-                    Ok((runtime, signals))
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let started =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+                let guard = runtime.enter();
+                let signals = Signals::install()?;
+                drop(guard);
+                Ok((runtime, signals))
+            });
+        match started {
+            Ok((runtime, signals)) => {
+                // The caller waits for this answer and cannot be gone.
+                let _ = ready.send(Ok(()));
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = done.cancelled() => (),
+                        () = watch(signals, &token, &health, timeout) => (),
+                    }
                 });
-            match started {
-                Ok((runtime, signals)) => {
-                    // The caller waits for this answer and cannot be gone.
-                    let _ = ready.send(Ok(()));
-                    runtime.block_on(async {
-                        tokio::select! {
-                            () = done.cancelled() => (),
-                            () = watch(signals, &token, &health, timeout) => (),
-                        }
-                    });
-                }
-                Err(error) => {
-                    let _ = ready.send(Err(error));
-                }
             }
-        })?;
-    is_ready
-        .recv()
-        .unwrap_or_else(|_| Err(io::Error::other("the signal thread has ended")))?;
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+    })?;
+    is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("the signal thread has ended")))?;
     Ok(listener)
 }
 
@@ -122,10 +116,7 @@ struct Signals {
 
 impl Signals {
     fn install() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
     async fn next(&mut self) -> &'static str {
@@ -153,17 +144,10 @@ async fn watch(mut signals: Signals, token: &CancellationToken, health: &Health,
 #[expect(clippy::exit, reason = "the end of a process whose orderly end did not come")]
 fn exit_hard(why: &str) -> ! {
     let running = still_running();
-    let running = if running.is_empty() {
-        "nothing that has a name"
-    } else {
-        &running
-    };
+    let running = if running.is_empty() { "nothing that has a name" } else { &running };
     // Not through the log, whose layers may be what hangs; and a closed stderr must
     // not keep the process alive.
-    let _ = writeln!(
-        io::stderr(),
-        "patient-notify: hard exit, {why}; still running: {running}"
-    );
+    let _ = writeln!(io::stderr(), "patient-notify: hard exit, {why}; still running: {running}");
     std::process::exit(i32::from(EXIT_HARD));
 }
 

@@ -80,16 +80,9 @@ pub fn init(log: &config::Log) -> Result<(), TelemetryError> {
 fn subscriber(log: &config::Log) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError> {
     let filter = EnvFilter::builder()
         .parse(&log.filter)
-        .map_err(|source| TelemetryError::Filter {
-            filter: log.filter.clone(),
-            source,
-        })?;
-    let registry = tracing_subscriber::registry()
-        .with(filter)
-        .with(FilterFn::new(may_be_logged));
-    let lines = fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .map_err(|source| TelemetryError::Filter { filter: log.filter.clone(), source })?;
+    let registry = tracing_subscriber::registry().with(filter).with(FilterFn::new(may_be_logged));
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     Ok(if log.format == "json" {
         Box::new(registry.with(lines.json().flatten_event(true)))
     } else {
@@ -108,12 +101,7 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
     // A formatted message is a String; only a literal is known to hold no data.
     let message = panic.payload().downcast_ref::<&'static str>();
     let message = message.copied().unwrap_or("[withheld: it may hold data]");
-    tracing::error!(
-        location,
-        thread,
-        message,
-        "a panic, which is a bug of this program"
-    );
+    tracing::error!(location, thread, message, "a panic, which is a bug of this program");
 }
 
 /// The server of `/metrics`, `/health/live` and `/health/ready`.
@@ -129,37 +117,21 @@ pub struct ProbeServer {
 /// # Errors
 /// The address cannot be listened on.
 pub async fn serve_metrics(listen: &str, health: Arc<Health>) -> Result<ProbeServer, TelemetryError> {
-    let cannot = |source| TelemetryError::Listen {
-        listen: listen.to_owned(),
-        source,
-    };
+    let cannot = |source| TelemetryError::Listen { listen: listen.to_owned(), source };
     let listener = TcpListener::bind(listen).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     let router = Router::new()
         .route(
             "/metrics",
-            get(async || {
-                (
-                    [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-                    metrics::render(),
-                )
-            }),
+            get(async || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::render())),
         )
-        .route(
-            "/health/live",
-            get(async |State(health): State<Arc<Health>>| answer(health.live())),
-        )
-        .route(
-            "/health/ready",
-            get(async |State(health): State<Arc<Health>>| answer(health.ready())),
-        )
+        .route("/health/live", get(async |State(health): State<Arc<Health>>| answer(health.live())))
+        .route("/health/ready", get(async |State(health): State<Arc<Health>>| answer(health.ready())))
         .with_state(health);
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let task = tokio::spawn(async move {
-        let served = axum::serve(listener, router)
-            .with_graceful_shutdown(stopped.cancelled_owned())
-            .await;
+        let served = axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await;
         if let Err(error) = served {
             tracing::error!(%error, "metrics and probes are no longer served");
         }
@@ -187,10 +159,7 @@ impl ProbeServer {
 
 fn answer(outcome: Result<(), Vec<String>>) -> impl IntoResponse {
     match outcome {
-        Ok(()) => (
-            StatusCode::OK,
-            Json(serde_json::json!({ "status": "ok", "failing": [] })),
-        ),
+        Ok(()) => (StatusCode::OK, Json(serde_json::json!({ "status": "ok", "failing": [] }))),
         Err(failing) => (
             StatusCode::SERVICE_UNAVAILABLE,
             Json(serde_json::json!({ "status": "failing", "failing": failing })),
@@ -203,15 +172,8 @@ mod tests {
     use super::*;
 
     async fn get(server: &ProbeServer, path: &str) -> (u16, String) {
-        let client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(5))
-            .build()
-            .unwrap();
-        let answer = client
-            .get(format!("http://{}{path}", server.address()))
-            .send()
-            .await
-            .unwrap();
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+        let answer = client.get(format!("http://{}{path}", server.address())).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
@@ -219,10 +181,7 @@ mod tests {
     async fn probes_say_what_fails() {
         let health = Health::new();
         let server = serve_metrics("127.0.0.1:0", Arc::clone(&health)).await.unwrap();
-        assert_eq!(
-            get(&server, "/health/live").await,
-            (200, r#"{"failing":[],"status":"ok"}"#.to_owned())
-        );
+        assert_eq!(get(&server, "/health/live").await, (200, r#"{"failing":[],"status":"ok"}"#.to_owned()));
         assert_eq!(get(&server, "/health/ready").await.0, 503);
         health.add_readiness("postgres", || Ok(()));
         assert_eq!(get(&server, "/health/ready").await.0, 200);
@@ -250,10 +209,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_named() {
-        let log = config::Log {
-            format: "human".to_owned(),
-            filter: "info,=".to_owned(),
-        };
+        let log = config::Log { format: "human".to_owned(), filter: "info,=".to_owned() };
         assert!(subscriber(&log).err().unwrap().to_string().contains("\"info,=\""));
     }
 }

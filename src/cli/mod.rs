@@ -118,11 +118,9 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
     let file = file.as_deref();
     match command {
         Command::App => role("app", file, roles::app::run),
-        Command::ConsumerTestResultNotification => role(
-            "consumer-test-result-notification",
-            file,
-            roles::consumer_test_result_notification::run,
-        ),
+        Command::ConsumerTestResultNotification => {
+            role("consumer-test-result-notification", file, roles::consumer_test_result_notification::run)
+        }
         Command::ConsumerNotification => {
             role("consumer-notification", file, roles::consumer_notification::run)
         }
@@ -138,9 +136,7 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::Schemas(SchemasCommand::Check) => tool(file, async |config| schemas::check(config).await),
         Command::Schemas(SchemasCommand::Apply) => tool(file, async |config| schemas::apply(config).await),
         Command::Schemas(SchemasCommand::Compatible { against }) => report(schemas::compatible(&against)),
-        Command::Produce(options) => {
-            tool(file, async move |config| produce::run(config, options).await)
-        }
+        Command::Produce(options) => tool(file, async move |config| produce::run(config, options).await),
         Command::Config(command) => self::config(command, file),
     }
 }
@@ -175,11 +171,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
     Cli::try_parse().map_err(|error| {
         // A closed output does not change how it ended.
         let _ = error.print();
-        if error.use_stderr() {
-            ExitCode::from(EXIT_USAGE)
-        } else {
-            ExitCode::SUCCESS
-        }
+        if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
     })
 }
 
@@ -259,10 +251,9 @@ mod tests {
 
     #[test]
     fn the_configuration_file_can_stand_on_either_side() {
-        for line in [
-            "patient-notify --config x.toml config show",
-            "patient-notify config show --config x.toml",
-        ] {
+        for line in
+            ["patient-notify --config x.toml config show", "patient-notify config show --config x.toml"]
+        {
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
             assert_eq!(cli.config.as_deref(), Some(Path::new("x.toml")));
         }

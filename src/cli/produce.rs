@@ -93,9 +93,7 @@ pub async fn test_results(config: &Config, options: &TestResults) -> Result<u64>
 
     let now = Timestamp::now();
     let sample = SampleOptions {
-        seed: options
-            .seed
-            .unwrap_or_else(|| now.as_microsecond().unsigned_abs()),
+        seed: options.seed.unwrap_or_else(|| now.as_microsecond().unsigned_abs()),
         count: options.count,
         patients: options.patients,
         critical_percent: options.critical_percent,

@@ -22,10 +22,7 @@ pub async fn check(config: &Config) -> Result<()> {
     if !report.is_clean() {
         bail!("subjects are not as they should be: run `patient-notify schemas apply`");
     }
-    print(&format!(
-        "{} subjects are as they should be\n",
-        report.subjects.len()
-    ));
+    print(&format!("{} subjects are as they should be\n", report.subjects.len()));
     Ok(())
 }
 
@@ -37,10 +34,7 @@ pub async fn check(config: &Config) -> Result<()> {
 pub async fn apply(config: &Config) -> Result<()> {
     let before = schemas::apply(config).await?;
     if !before.is_clean() {
-        print(&format!(
-            "before:\n{before}now:\n{}",
-            schemas::check(config).await?
-        ));
+        print(&format!("before:\n{before}now:\n{}", schemas::check(config).await?));
     }
     print(&format!("{} subjects are in place\n", before.subjects.len()));
     Ok(())
@@ -57,10 +51,8 @@ pub fn compatible(against: &Path) -> Result<()> {
     }
     let verdicts = schemas::compatible(against)?;
     for verdict in &verdicts {
-        let text = verdict
-            .fault
-            .as_deref()
-            .map_or("compatible".to_owned(), |why| format!("INCOMPATIBLE: {why}"));
+        let text =
+            verdict.fault.as_deref().map_or("compatible".to_owned(), |why| format!("INCOMPATIBLE: {why}"));
         print(&format!("{}: {text}\n", verdict.file));
     }
     if verdicts.iter().any(|verdict| verdict.fault.is_some()) {

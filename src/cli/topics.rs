@@ -28,10 +28,6 @@ pub async fn check(config: &Config) -> Result<()> {
 pub async fn apply(config: &Config) -> Result<()> {
     let report = admin::apply(config).await?;
     print(&report.to_string());
-    print(&format!(
-        "{} topics are in place, {} changes made\n",
-        report.topics,
-        report.changes.len()
-    ));
+    print(&format!("{} topics are in place, {} changes made\n", report.topics, report.changes.len()));
     Ok(())
 }

@@ -45,12 +45,7 @@ impl Draft {
         wrong: impl Into<String>,
         allowed: impl Into<String>,
     ) {
-        self.faults.push(Fault {
-            key: key.into(),
-            origin,
-            wrong: wrong.into(),
-            allowed: allowed.into(),
-        });
+        self.faults.push(Fault { key: key.into(), origin, wrong: wrong.into(), allowed: allowed.into() });
     }
 
     /// True when the last layer has already complained about this line.
@@ -86,30 +81,20 @@ impl Draft {
             }
         };
         self.faults.extend(together::faults(&config, &self.faulty_keys));
-        if self.faults.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigFaults(self.faults))
-        }
+        if self.faults.is_empty() { Ok(config) } else { Err(ConfigFaults(self.faults)) }
     }
 
     fn build(&self) -> Result<Config, toml::de::Error> {
         let mut sections = Table::new();
         for (key, (value, _)) in &self.values {
             let (section, name) = key.split_once('.').unwrap_or((key, ""));
-            let section = sections
-                .entry(section)
-                .or_insert_with(|| Value::Table(Table::new()));
+            let section = sections.entry(section).or_insert_with(|| Value::Table(Table::new()));
             if let Value::Table(section) = section {
                 section.insert(name.to_owned(), value.clone());
             }
         }
         let mut config = Config::deserialize(sections)?;
-        let origins = self
-            .values
-            .iter()
-            .map(|(key, (_, origin))| (*key, origin.clone()))
-            .collect();
+        let origins = self.values.iter().map(|(key, (_, origin))| (*key, origin.clone())).collect();
         config.loaded = Loaded::new(&config, origins);
         Ok(config)
     }

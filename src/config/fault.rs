@@ -56,12 +56,7 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            key,
-            origin,
-            wrong,
-            allowed,
-        } = self;
+        let Self { key, origin, wrong, allowed } = self;
         match origin {
             // The name says where already.
             Origin::Variable(name) if name == key => write!(f, "{key}: {wrong}; allowed: {allowed}"),

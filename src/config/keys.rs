@@ -1,8 +1,5 @@
 //! The keys as the program sees them.
-#![allow(
-    missing_docs,
-    reason = "meaning, unit and default of each key stand in config/default.toml"
-)]
+#![allow(missing_docs, reason = "meaning, unit and default of each key stand in config/default.toml")]
 
 use serde::{Deserialize, Serialize};
 
@@ -228,10 +225,6 @@ mod secret {
     }
 
     pub(super) fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(if secret.expose().is_empty() {
-            ""
-        } else {
-            "[redacted]"
-        })
+        serializer.serialize_str(if secret.expose().is_empty() { "" } else { "[redacted]" })
     }
 }

@@ -70,9 +70,7 @@ impl Kind {
                 .map_err(|_| self.complaint(format!("{} is not a whole number", quoted(text)))),
             Self::Channels => {
                 let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
-                Ok(Value::Array(
-                    words.map(|word| Value::String(word.to_owned())).collect(),
-                ))
+                Ok(Value::Array(words.map(|word| Value::String(word.to_owned())).collect()))
             }
             _ => Ok(Value::String(text.to_owned())),
         }
@@ -121,11 +119,7 @@ impl Kind {
             }
             seen.push(channel);
         }
-        if seen.is_empty() {
-            Err(self.complaint("is empty".to_owned()))
-        } else {
-            Ok(())
-        }
+        if seen.is_empty() { Err(self.complaint("is empty".to_owned())) } else { Ok(()) }
     }
 
     /// Is this text, which is not empty, of this kind?
@@ -136,16 +130,12 @@ impl Kind {
             Self::Word(words) => words.contains(&text),
             Self::Name(max_chars) => {
                 text.len() <= max_chars
-                    && text
-                        .bytes()
-                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+                    && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
             }
             Self::HttpUrl => is_http_url(text),
             Self::PostgresUrl => {
                 (text.starts_with("postgres://") || text.starts_with("postgresql://"))
-                    && text
-                        .parse::<tokio_postgres::Config>()
-                        .is_ok_and(|url| !url.get_hosts().is_empty())
+                    && text.parse::<tokio_postgres::Config>().is_ok_and(|url| !url.get_hosts().is_empty())
             }
             Self::Servers => text.split(',').all(|server| is_server(server.trim())),
             Self::Listen => text.parse::<SocketAddr>().is_ok(),
@@ -198,10 +188,7 @@ impl Kind {
 
     /// A complaint about a value of this kind.
     pub(super) fn complaint(self, wrong: String) -> Complaint {
-        Complaint {
-            wrong,
-            allowed: self.allowed(),
-        }
+        Complaint { wrong, allowed: self.allowed() }
     }
 
     fn wrong_type(self, value: &Value) -> Complaint {
@@ -211,10 +198,7 @@ impl Kind {
             Self::Channels => "a list of texts",
             _ => "a text",
         };
-        self.complaint(format!(
-            "has the wrong type: {} in place of {wanted}",
-            value.type_str()
-        ))
+        self.complaint(format!("has the wrong type: {} in place of {wanted}", value.type_str()))
     }
 }
 
@@ -222,11 +206,7 @@ impl Kind {
 fn quoted(text: &str) -> String {
     const SHOWN_MAX_CHARS: usize = 80;
     let cut: String = text.chars().take(SHOWN_MAX_CHARS).collect();
-    if cut.len() < text.len() {
-        format!("{cut:?}…")
-    } else {
-        format!("{cut:?}")
-    }
+    if cut.len() < text.len() { format!("{cut:?}…") } else { format!("{cut:?}") }
 }
 
 fn is_http_url(text: &str) -> bool {
@@ -242,10 +222,7 @@ fn is_http_url(text: &str) -> bool {
 
 fn is_server(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
-        let host = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host);
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0)
     })
 }
@@ -255,9 +232,7 @@ fn is_host(text: &str) -> bool {
         || (text.len() <= 253
             && text.split('.').all(|label| {
                 (1..=63).contains(&label.len())
-                    && label
-                        .bytes()
-                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+                    && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
             }))
 }
 

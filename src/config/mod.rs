@@ -43,10 +43,7 @@ impl Config {
     /// # Errors
     /// Every fault of every layer, and every rule between keys that does not hold.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigFaults> {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the one place that reads the environment"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
         let variables = std::env::vars_os().collect();
         Self::load_from(file, variables)
     }
@@ -59,12 +56,9 @@ impl Config {
     }
 
     fn load_from(file: Option<&Path>, variables: Vec<(OsString, OsString)>) -> Result<Self, ConfigFaults> {
-        let named_by_variable = variables
-            .iter()
-            .find(|(name, _)| name.as_os_str() == FILE_VARIABLE);
-        let file = file
-            .map(Path::to_path_buf)
-            .or_else(|| named_by_variable.map(|(_, path)| PathBuf::from(path)));
+        let named_by_variable = variables.iter().find(|(name, _)| name.as_os_str() == FILE_VARIABLE);
+        let file =
+            file.map(Path::to_path_buf).or_else(|| named_by_variable.map(|(_, path)| PathBuf::from(path)));
 
         let mut draft = Draft::default();
         sources::add_defaults(&mut draft, DEFAULTS);

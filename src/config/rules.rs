@@ -26,14 +26,12 @@ impl Rule {
 
     /// Checks a value; the complaint never shows a secret.
     pub(super) fn check(&self, value: &Value) -> Result<(), Complaint> {
-        self.kind
-            .check(value, self.optional)
-            .map_err(|complaint| match value {
-                Value::String(text) if self.secret && !text.is_empty() => self
-                    .kind
-                    .complaint("the value (not shown, it is a secret) cannot be used".to_owned()),
-                _ => complaint,
-            })
+        self.kind.check(value, self.optional).map_err(|complaint| match value {
+            Value::String(text) if self.secret && !text.is_empty() => {
+                self.kind.complaint("the value (not shown, it is a secret) cannot be used".to_owned())
+            }
+            _ => complaint,
+        })
     }
 
     const fn optional(mut self) -> Self {
@@ -48,12 +46,7 @@ impl Rule {
 }
 
 const fn rule(key: &'static str, kind: Kind) -> Rule {
-    Rule {
-        key,
-        kind,
-        optional: false,
-        secret: false,
-    }
+    Rule { key, kind, optional: false, secret: false }
 }
 
 /// A time span in milliseconds, both bounds included.
@@ -77,14 +70,8 @@ const MIB: i64 = 1024 * KIB;
 pub(super) const RULES: &[Rule] = &[
     rule("kafka.bootstrap_servers", Kind::Servers),
     rule("kafka.topic_prefix", Kind::Name(100)).optional(),
-    rule(
-        "kafka.security_protocol",
-        Kind::Word(&["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]),
-    ),
-    rule(
-        "kafka.sasl_mechanism",
-        Kind::Word(&["SCRAM-SHA-512", "SCRAM-SHA-256"]),
-    ),
+    rule("kafka.security_protocol", Kind::Word(&["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"])),
+    rule("kafka.sasl_mechanism", Kind::Word(&["SCRAM-SHA-512", "SCRAM-SHA-256"])),
     rule("kafka.sasl_username", Kind::Text(256)).optional(),
     rule("kafka.sasl_password", Kind::Text(1024)).optional().secret(),
     rule("kafka.ssl_ca_file", Kind::File).optional(),
@@ -178,9 +165,7 @@ pub(super) const RULES: &[Rule] = &[
 
 /// The rule of a key; `None` where there is no such key.
 pub(super) fn find(section: &str, name: &str) -> Option<&'static Rule> {
-    RULES
-        .iter()
-        .find(|rule| rule.section_and_name() == (section, name))
+    RULES.iter().find(|rule| rule.section_and_name() == (section, name))
 }
 
 /// The candidate that is spelt most like `text`, if one is near enough to be meant.

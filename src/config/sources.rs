@@ -16,11 +16,7 @@ use super::{FILE_VARIABLE, PREFIX};
 /// Bytes of a configuration file or of a secret's file; more is a mistake.
 const FILE_MAX_BYTES: u64 = 1024 * 1024;
 /// Variables with our prefix that are no keys.
-const OTHER_VARIABLES: [&str; 3] = [
-    FILE_VARIABLE,
-    "PATIENT_NOTIFY_TOOLS_DIR",
-    "PATIENT_NOTIFY_DATA_DIR",
-];
+const OTHER_VARIABLES: [&str; 3] = [FILE_VARIABLE, "PATIENT_NOTIFY_TOOLS_DIR", "PATIENT_NOTIFY_DATA_DIR"];
 /// What tests of this repository set for themselves.
 const TEST_PREFIX: &str = "PATIENT_NOTIFY_TEST_";
 
@@ -30,21 +26,10 @@ pub(super) fn add_defaults(draft: &mut Draft, text: &str) {
 
 pub(super) fn add_file(draft: &mut Draft, path: &Path) {
     match read_bounded(path) {
-        Ok(text) => add_toml(draft, &text, &|line| Origin::File {
-            path: path.to_path_buf(),
-            line,
-        }),
+        Ok(text) => add_toml(draft, &text, &|line| Origin::File { path: path.to_path_buf(), line }),
         Err(wrong) => {
-            let origin = Origin::File {
-                path: path.to_path_buf(),
-                line: 0,
-            };
-            draft.fault(
-                "configuration file",
-                origin,
-                wrong,
-                "a TOML file that this process may read",
-            );
+            let origin = Origin::File { path: path.to_path_buf(), line: 0 };
+            draft.fault("configuration file", origin, wrong, "a TOML file that this process may read");
         }
     }
 }
@@ -54,10 +39,7 @@ fn read_bounded(path: &Path) -> Result<String, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(cannot)?;
-    let read = file
-        .take(FILE_MAX_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(cannot)?;
+    let read = file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text).map_err(cannot)?;
     if read as u64 > FILE_MAX_BYTES {
         return Err(format!("is larger than {FILE_MAX_BYTES} bytes"));
     }
@@ -85,12 +67,7 @@ fn add_toml(draft: &mut Draft, text: &str, origin_of: &dyn Fn(usize) -> Origin) 
         };
         if !sections().any(|known| known == section.as_ref()) {
             let allowed = suggestion(section, sections());
-            draft.fault(
-                format!("[{section}]"),
-                origin,
-                "there is no such section",
-                allowed,
-            );
+            draft.fault(format!("[{section}]"), origin, "there is no such section", allowed);
             continue;
         }
         for (name, value) in in_order(content) {
@@ -143,14 +120,12 @@ fn plain(value: &DeValue<'_>) -> Option<Value> {
     match value {
         DeValue::String(text) => Some(Value::String(text.to_string())),
         DeValue::Boolean(flag) => Some(Value::Boolean(*flag)),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .ok()
-            .map(Value::Integer),
-        DeValue::Array(items) => items
-            .iter()
-            .map(|item| plain(item.get_ref()))
-            .collect::<Option<_>>()
-            .map(Value::Array),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).ok().map(Value::Integer)
+        }
+        DeValue::Array(items) => {
+            items.iter().map(|item| plain(item.get_ref())).collect::<Option<_>>().map(Value::Array)
+        }
         DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => None,
     }
 }
@@ -182,12 +157,7 @@ pub(super) fn add_variables(draft: &mut Draft, variables: Vec<(OsString, OsStrin
             Some((rule, false)) => add_variable(draft, rule, &variable, value),
             Some((rule, true)) if names.contains(&variable_of(rule)) => {
                 let wrong = format!("{} is set as well", variable_of(rule));
-                draft.fault(
-                    variable.clone(),
-                    Origin::Variable(variable),
-                    wrong,
-                    "one of the two",
-                );
+                draft.fault(variable.clone(), Origin::Variable(variable), wrong, "one of the two");
             }
             Some((rule, true)) => add_secret_file(draft, rule, &variable, PathBuf::from(value)),
             None => add_unknown_variable(draft, variable),
@@ -208,10 +178,7 @@ fn key_of(variable: &str) -> Option<(&'static Rule, bool)> {
         return Some((rule, false));
     }
     let variable = variable.strip_suffix("_FILE")?;
-    RULES
-        .iter()
-        .find(|rule| rule.secret && variable_of(rule) == variable)
-        .map(|rule| (rule, true))
+    RULES.iter().find(|rule| rule.secret && variable_of(rule) == variable).map(|rule| (rule, true))
 }
 
 fn add_variable(draft: &mut Draft, rule: &Rule, variable: &str, value: OsString) {
@@ -228,17 +195,10 @@ fn add_variable(draft: &mut Draft, rule: &Rule, variable: &str, value: OsString)
 
 fn add_secret_file(draft: &mut Draft, rule: &Rule, variable: &str, path: PathBuf) {
     let text = read_bounded(&path);
-    let origin = Origin::SecretFile {
-        variable: variable.to_owned(),
-        path,
-    };
+    let origin = Origin::SecretFile { variable: variable.to_owned(), path };
     match text {
         // Editors and `kubectl create secret` leave a newline at the end.
-        Ok(text) => draft.set(
-            rule,
-            Value::String(text.trim_end_matches(['\r', '\n']).to_owned()),
-            origin,
-        ),
+        Ok(text) => draft.set(rule, Value::String(text.trim_end_matches(['\r', '\n']).to_owned()), origin),
         Err(wrong) => {
             let allowed = "a text file that this process may read".to_owned();
             draft.refuse(rule, Complaint { wrong, allowed }, origin);
@@ -256,10 +216,5 @@ fn add_unknown_variable(draft: &mut Draft, variable: String) {
     } else if variable.contains("_SERVICE_") || variable.contains("_PORT") {
         allowed = format!("{allowed}; if Kubernetes set it, set enableServiceLinks: false in the pod");
     }
-    draft.fault(
-        variable.clone(),
-        Origin::Variable(variable),
-        "sets no key",
-        allowed,
-    );
+    draft.fault(variable.clone(), Origin::Variable(variable), "sets no key", allowed);
 }

@@ -8,10 +8,7 @@ use super::rules::RULES;
 use super::*;
 
 fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
-    pairs
-        .iter()
-        .map(|(name, value)| (OsString::from(name), OsString::from(value)))
-        .collect()
+    pairs.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
 }
 
 fn from_variables(pairs: &[(&str, &str)]) -> Result<Config, ConfigFaults> {
@@ -55,10 +52,7 @@ fn the_defaults_have_no_fault() {
 #[test]
 fn a_key_of_the_defaults_without_a_rule_is_a_fault() {
     let mut draft = Draft::default();
-    sources::add_defaults(
-        &mut draft,
-        &DEFAULTS.replace("[shutdown]", "[shutdown]\nnew_key = 1"),
-    );
+    sources::add_defaults(&mut draft, &DEFAULTS.replace("[shutdown]", "[shutdown]\nnew_key = 1"));
     assert_eq!(
         only_fault(draft.finish()),
         "shutdown.new_key (default): there is no such key; allowed: what stands in config/default.toml"
@@ -84,14 +78,8 @@ fn the_environment_is_over_the_file_and_the_file_over_the_defaults() {
     assert_eq!(config.plan.default_channels, ["sms", "push"]);
     assert!(!config.email.enabled && config.push.enabled);
     let shown = config.show();
-    assert!(
-        shown.contains("concurrency = 9 # PATIENT_NOTIFY_SMS__CONCURRENCY\n"),
-        "{shown}"
-    );
-    assert!(
-        shown.contains(&format!("timeout_ms = 700 # {}:3\n", path.display())),
-        "{shown}"
-    );
+    assert!(shown.contains("concurrency = 9 # PATIENT_NOTIFY_SMS__CONCURRENCY\n"), "{shown}");
+    assert!(shown.contains(&format!("timeout_ms = 700 # {}:3\n", path.display())), "{shown}");
     assert!(shown.contains("topic_prefix = \"\" # default\n"), "{shown}");
 }
 
@@ -142,26 +130,15 @@ fn every_fault_is_reported_at_once_in_the_order_of_the_file() {
 
 #[test]
 fn a_line_that_is_no_toml_is_named_and_the_rest_is_still_checked() {
-    let text = from_text("[kafka]\ntopic_prefix = \n[sms]\nconcurrency = 0\n")
-        .unwrap_err()
-        .to_string();
+    let text = from_text("[kafka]\ntopic_prefix = \n[sms]\nconcurrency = 0\n").unwrap_err().to_string();
     assert!(text.contains("prod.toml:2): "), "{text}");
-    assert!(
-        text.contains("sms.concurrency") && text.contains("prod.toml:4): 0 is out of bounds"),
-        "{text}"
-    );
+    assert!(text.contains("sms.concurrency") && text.contains("prod.toml:4): 0 is out of bounds"), "{text}");
 }
 
 #[test]
 fn a_file_that_is_not_there_is_a_fault() {
-    let text = only_fault(Config::load_from(
-        Some(&PathBuf::from("/does/not/exist.toml")),
-        Vec::new(),
-    ));
-    assert!(
-        text.starts_with("configuration file (/does/not/exist.toml): cannot be read:"),
-        "{text}"
-    );
+    let text = only_fault(Config::load_from(Some(&PathBuf::from("/does/not/exist.toml")), Vec::new()));
+    assert!(text.starts_with("configuration file (/does/not/exist.toml): cannot be read:"), "{text}");
 }
 
 #[test]
@@ -177,34 +154,13 @@ fn rules_between_keys_are_checked() {
             &[("PATIENT_NOTIFY_PROCESSOR__LEASE_MS", "20000")] as &[_],
             "processor.lease_ms with email.timeout_ms",
         ),
-        (
-            &[("PATIENT_NOTIFY_APP__LISTEN", "0.0.0.0:9080")],
-            "app.listen with app.allow_unauthenticated",
-        ),
-        (
-            &[("PATIENT_NOTIFY_POSTGRES__POOL_SIZE", "4")],
-            "postgres.pool_size with",
-        ),
-        (
-            &[("PATIENT_NOTIFY_SHUTDOWN__TIMEOUT_MS", "30000")],
-            "shutdown.timeout_ms",
-        ),
-        (
-            &[("PATIENT_NOTIFY_KAFKA__MIN_INSYNC_REPLICAS", "2")],
-            "kafka.min_insync_replicas with",
-        ),
-        (
-            &[("PATIENT_NOTIFY_KAFKA__SECURITY_PROTOCOL", "sasl_ssl")],
-            "a user name and a password",
-        ),
-        (
-            &[("PATIENT_NOTIFY_EMAIL__USERNAME", "u")],
-            "email.username with email.password",
-        ),
-        (
-            &[("PATIENT_NOTIFY_PUSH__BASE_URL", "https://fcm.googleapis.com")],
-            "a service account",
-        ),
+        (&[("PATIENT_NOTIFY_APP__LISTEN", "0.0.0.0:9080")], "app.listen with app.allow_unauthenticated"),
+        (&[("PATIENT_NOTIFY_POSTGRES__POOL_SIZE", "4")], "postgres.pool_size with"),
+        (&[("PATIENT_NOTIFY_SHUTDOWN__TIMEOUT_MS", "30000")], "shutdown.timeout_ms"),
+        (&[("PATIENT_NOTIFY_KAFKA__MIN_INSYNC_REPLICAS", "2")], "kafka.min_insync_replicas with"),
+        (&[("PATIENT_NOTIFY_KAFKA__SECURITY_PROTOCOL", "sasl_ssl")], "a user name and a password"),
+        (&[("PATIENT_NOTIFY_EMAIL__USERNAME", "u")], "email.username with email.password"),
+        (&[("PATIENT_NOTIFY_PUSH__BASE_URL", "https://fcm.googleapis.com")], "a service account"),
     ] {
         let text = from_variables(pairs).unwrap_err().to_string();
         assert!(text.contains(expected), "missing: {expected}\n{text}");
@@ -217,26 +173,15 @@ fn a_secret_is_shown_by_nothing() {
     assert_eq!(secrets.len(), 5);
     let names: Vec<_> = secrets
         .iter()
-        .map(|rule| {
-            (
-                format!("PATIENT_NOTIFY_{}", rule.key.to_uppercase().replace('.', "__")),
-                rule,
-            )
-        })
+        .map(|rule| (format!("PATIENT_NOTIFY_{}", rule.key.to_uppercase().replace('.', "__")), rule))
         .collect();
     let good: Vec<_> = names
         .iter()
         .map(|(name, rule)| {
             let url = rule.key == "postgres.url";
-            (
-                name.as_str(),
-                if url { "postgres://u:CANARY@db/d" } else { "CANARY" },
-            )
+            (name.as_str(), if url { "postgres://u:CANARY@db/d" } else { "CANARY" })
         })
-        .chain([
-            ("PATIENT_NOTIFY_REGISTRY__USERNAME", "u"),
-            ("PATIENT_NOTIFY_EMAIL__USERNAME", "u"),
-        ])
+        .chain([("PATIENT_NOTIFY_REGISTRY__USERNAME", "u"), ("PATIENT_NOTIFY_EMAIL__USERNAME", "u")])
         .chain([("PATIENT_NOTIFY_EMAIL__SMTP_TLS", "tls")])
         .collect();
     let config = from_variables(&good).unwrap();
@@ -246,10 +191,7 @@ fn a_secret_is_shown_by_nothing() {
         assert!(output.contains("[redacted]"));
     }
 
-    let bad: Vec<_> = names
-        .iter()
-        .map(|(name, _)| (name.as_str(), "CANARY\nCANARY"))
-        .collect();
+    let bad: Vec<_> = names.iter().map(|(name, _)| (name.as_str(), "CANARY\nCANARY")).collect();
     let faults = from_variables(&bad).unwrap_err();
     assert_eq!(faults.0.len(), 5, "{faults}");
     assert!(!format!("{faults} {faults:?}").contains("CANARY"), "{faults}");
@@ -280,10 +222,7 @@ fn a_secret_can_come_from_a_file() {
         text.contains("(PATIENT_NOTIFY_SMS__AUTH_TOKEN_FILE = /does/not/exist): cannot be read"),
         "{text}"
     );
-    let both = [
-        (name, path.to_str().unwrap()),
-        ("PATIENT_NOTIFY_SMS__AUTH_TOKEN", "x"),
-    ];
+    let both = [(name, path.to_str().unwrap()), ("PATIENT_NOTIFY_SMS__AUTH_TOKEN", "x")];
     assert!(only_fault(from_variables(&both)).contains("PATIENT_NOTIFY_SMS__AUTH_TOKEN is set as well"));
 }
 
@@ -297,21 +236,14 @@ fn only_secrets_come_from_files() {
 fn what_is_shown_can_be_loaded_again() {
     let shown = Config::from_defaults().show();
     let again = from_text(&shown.replace("[redacted]", "postgres://u@h/d")).unwrap();
-    assert_eq!(
-        again.plan.default_channels,
-        Config::from_defaults().plan.default_channels
-    );
+    assert_eq!(again.plan.default_channels, Config::from_defaults().plan.default_channels);
 }
 
 #[test]
 fn what_the_program_changed_is_shown_as_such() {
     let mut config = Config::from_defaults();
     config.kafka.topic_prefix = "t1-".to_owned();
-    assert!(
-        config
-            .show()
-            .contains("topic_prefix = \"t1-\" # set by the program\n")
-    );
+    assert!(config.show().contains("topic_prefix = \"t1-\" # set by the program\n"));
 }
 
 #[test]

@@ -40,11 +40,7 @@ const RULES: &[Together] = &[
         "lease_ms at least timeout_ms + 5000: a claim must outlast the call that it covers",
     ),
     together(
-        &[
-            "postgres.statement_timeout_ms",
-            "postgres.pool_wait_timeout_ms",
-            "processor.lease_ms",
-        ],
+        &["postgres.statement_timeout_ms", "postgres.pool_wait_timeout_ms", "processor.lease_ms"],
         |c| c.postgres.statement_timeout_ms + c.postgres.pool_wait_timeout_ms < c.processor.lease_ms,
         "both time-outs together below lease_ms: an outcome must be recorded while the claim is ours",
     ),
@@ -59,11 +55,7 @@ const RULES: &[Together] = &[
         "drain_timeout_ms below max_poll_interval_ms: the group expels a member that does not poll",
     ),
     together(
-        &[
-            "processor.drain_timeout_ms",
-            "processor.close_timeout_ms",
-            "shutdown.timeout_ms",
-        ],
+        &["processor.drain_timeout_ms", "processor.close_timeout_ms", "shutdown.timeout_ms"],
         |c| c.processor.drain_timeout_ms + c.processor.close_timeout_ms < c.shutdown.timeout_ms,
         "drain_timeout_ms + close_timeout_ms below shutdown.timeout_ms: otherwise the exit cuts the drain short",
     ),
@@ -88,19 +80,12 @@ const RULES: &[Together] = &[
         "payload_max_bytes at most queue_max_bytes: the largest record must fit",
     ),
     together(
-        &[
-            "processor.unavailable_backoff_initial_ms",
-            "processor.unavailable_backoff_max_ms",
-        ],
+        &["processor.unavailable_backoff_initial_ms", "processor.unavailable_backoff_max_ms"],
         |c| c.processor.unavailable_backoff_initial_ms <= c.processor.unavailable_backoff_max_ms,
         "the initial pause at most the longest one",
     ),
     together(
-        &[
-            "postgres.pool_size",
-            "processor.claim_shards",
-            "processor.record_lanes",
-        ],
+        &["postgres.pool_size", "processor.claim_shards", "processor.record_lanes"],
         |c| c.postgres.pool_size > c.processor.claim_shards + c.processor.record_lanes,
         "pool_size at least claim_shards + record_lanes + 1: each holds a connection, and readiness needs one",
     ),
@@ -120,11 +105,7 @@ const RULES: &[Together] = &[
         "min_insync_replicas at most replication_factor: otherwise nothing can be produced",
     ),
     together(
-        &[
-            "kafka.sasl_username",
-            "kafka.sasl_password",
-            "kafka.security_protocol",
-        ],
+        &["kafka.sasl_username", "kafka.sasl_password", "kafka.security_protocol"],
         |c| {
             !c.kafka.security_protocol.starts_with("sasl_")
                 || !(c.kafka.sasl_username.is_empty() || c.kafka.sasl_password.expose().is_empty())
@@ -150,10 +131,7 @@ const RULES: &[Together] = &[
         &["app.listen", "app.allow_unauthenticated"],
         |c| {
             c.app.allow_unauthenticated
-                || c.app
-                    .listen
-                    .parse()
-                    .is_ok_and(|at: SocketAddr| at.ip().is_loopback())
+                || c.app.listen.parse().is_ok_and(|at: SocketAddr| at.ip().is_loopback())
         },
         "a loopback address such as 127.0.0.1:9080, or true where a mesh authenticates callers",
     ),

@@ -17,10 +17,7 @@ pub(super) fn unusable(field: &'static str, why: &str) -> Rejected {
 }
 
 fn not_our_shape(field: &'static str) -> Rejected {
-    Rejected::new(
-        Reason::Undecodable,
-        format!("{field}: not of the type that the schema says"),
-    )
+    Rejected::new(Reason::Undecodable, format!("{field}: not of the type that the schema says"))
 }
 
 impl Fields {
@@ -115,11 +112,7 @@ impl Fields {
 const NOT_OPAQUE: &str = "not 1 to 64 characters of A-Z a-z 0-9 . _ : -";
 
 fn checked_opaque(field: &'static str, text: String) -> Result<String, Rejected> {
-    if ids::is_opaque(&text) {
-        Ok(text)
-    } else {
-        Err(unusable(field, NOT_OPAQUE))
-    }
+    if ids::is_opaque(&text) { Ok(text) } else { Err(unusable(field, NOT_OPAQUE)) }
 }
 
 fn symbol_of(field: &'static str, value: Value) -> Result<String, Rejected> {

@@ -56,10 +56,7 @@ pub struct Rejected {
 
 impl Rejected {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self {
-            reason,
-            detail: detail.into(),
-        }
+        Self { reason, detail: detail.into() }
     }
 }
 
@@ -91,10 +88,7 @@ impl Decoder {
         // are there. An item takes at least one byte on the wire and less than
         // 128 in memory, so no record within the bound needs more than this.
         apache_avro::util::max_allocation_bytes(payload_max_bytes.saturating_mul(128));
-        Ok(Self {
-            writers: Writers::new(registry)?,
-            payload_max_bytes,
-        })
+        Ok(Self { writers: Writers::new(registry)?, payload_max_bytes })
     }
 
     /// True when the schema of this id is in hand, or known not to exist.
@@ -130,11 +124,7 @@ impl Decoder {
         let payload =
             payload.ok_or_else(|| Rejected::new(Reason::EmptyPayload, "the record has no value"))?;
         if payload.len() > self.payload_max_bytes {
-            let detail = format!(
-                "{} bytes, at most {} are decoded",
-                payload.len(),
-                self.payload_max_bytes
-            );
+            let detail = format!("{} bytes, at most {} are decoded", payload.len(), self.payload_max_bytes);
             return Err(Rejected::new(Reason::PayloadTooLarge, detail));
         }
         let (schema_id, body) = wire::split(payload)?;
@@ -146,10 +136,7 @@ impl Decoder {
                 return Err(Rejected::new(Reason::UnknownSchema, detail));
             }
         };
-        let mut body = Body {
-            rest: body,
-            ended_early: false,
-        };
+        let mut body = Body { rest: body, ended_early: false };
         let value = writer.reader(kind)?.read_value(&mut body);
         if body.ended_early {
             return Err(undecodable(schema_id, "the value ends too early"));
@@ -168,10 +155,7 @@ impl Decoder {
 }
 
 fn undecodable(schema_id: u32, what: &str) -> Rejected {
-    Rejected::new(
-        Reason::Undecodable,
-        format!("writer's schema {schema_id}: {what}"),
-    )
+    Rejected::new(Reason::Undecodable, format!("writer's schema {schema_id}: {what}"))
 }
 
 /// The datum's bytes. apache-avro takes the end of the input for a null where a

@@ -22,10 +22,7 @@ pub(super) fn from_value(record: Value) -> Result<NotificationRequested, Rejecte
         patient_id: fields.patient_id("patient_id")?,
         recipient: fields.optional_opaque("recipient")?,
         purpose: Purpose::parse(&fields.symbol("purpose")?).ok_or_else(|| {
-            unusable(
-                "purpose",
-                "unknown to this version; replay the record after an update",
-            )
+            unusable("purpose", "unknown to this version; replay the record after an update")
         })?,
         urgency: Urgency::parse(&fields.symbol("urgency")?)
             .ok_or_else(|| unusable("urgency", "not a symbol of the schema"))?,
@@ -35,13 +32,8 @@ pub(super) fn from_value(record: Value) -> Result<NotificationRequested, Rejecte
         variables: variables(fields.texts("variables")?)?,
         requested_at: fields.timestamp("requested_at")?,
     };
-    let earliest = request
-        .send_at
-        .map_or(request.requested_at, |at| at.max(request.requested_at));
-    if request
-        .expires_at
-        .is_some_and(|expires_at| expires_at <= earliest)
-    {
+    let earliest = request.send_at.map_or(request.requested_at, |at| at.max(request.requested_at));
+    if request.expires_at.is_some_and(|expires_at| expires_at <= earliest) {
         return Err(unusable("expires_at", "not after send_at and requested_at"));
     }
     Ok(request)
@@ -71,14 +63,9 @@ fn variables(pairs: Vec<(String, String)>) -> Result<Redacted<Vec<(String, Strin
     }
     for (name, value) in &pairs {
         let is_name = (1..=VARIABLE_NAME_MAX_CHARS).contains(&name.len())
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         if !is_name {
-            return Err(unusable(
-                "variables",
-                "a name is not 1 to 64 characters of a-z 0-9 _",
-            ));
+            return Err(unusable("variables", "a name is not 1 to 64 characters of a-z 0-9 _"));
         }
         if value.chars().count() > VARIABLE_VALUE_MAX_CHARS {
             return Err(unusable("variables", "a value is longer than 500 characters"));

@@ -51,10 +51,7 @@ impl StubRegistry {
     pub(crate) async fn start(schemas: &[(u32, &str)]) -> Self {
         let shared = Shared::default();
         for (id, text) in schemas {
-            shared
-                .answers
-                .lock()
-                .insert(*id, Answer::Schema((*text).to_owned()));
+            shared.answers.lock().insert(*id, Answer::Schema((*text).to_owned()));
         }
         let routes = Router::new()
             .route("/schemas/ids/{id}", get(by_id))
@@ -103,9 +100,7 @@ async fn by_id(State(shared): State<Shared>, Path(id): Path<u32>) -> Response {
 async fn look_up(State(shared): State<Shared>, Path(subject): Path<String>, body: Json<Value>) -> Response {
     let wanted = body["schema"].as_str().unwrap_or_default();
     let answers = shared.answers.lock();
-    let found = answers
-        .iter()
-        .find(|(_, answer)| matches!(answer, Answer::Schema(text) if text == wanted));
+    let found = answers.iter().find(|(_, answer)| matches!(answer, Answer::Schema(text) if text == wanted));
     match found {
         Some((id, _)) => {
             Json(json!({ "subject": subject, "id": id, "version": 1, "schema": wanted })).into_response()

@@ -25,11 +25,7 @@ pub(super) fn from_value(record: Value) -> Result<TestResultPublished, Rejected>
 }
 
 fn version(version: i32) -> Result<i32, Rejected> {
-    if version >= 1 {
-        Ok(version)
-    } else {
-        Err(unusable("version", "less than 1"))
-    }
+    if version >= 1 { Ok(version) } else { Err(unusable("version", "less than 1")) }
 }
 
 fn category(text: String) -> Result<Redacted<String>, Rejected> {
@@ -37,10 +33,7 @@ fn category(text: String) -> Result<Redacted<String>, Rejected> {
     if fits {
         Ok(Redacted::new(text))
     } else {
-        Err(unusable(
-            "category",
-            "not 1 to 64 characters without control characters",
-        ))
+        Err(unusable("category", "not 1 to 64 characters without control characters"))
     }
 }
 

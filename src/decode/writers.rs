@@ -89,9 +89,7 @@ impl Writer {
         // Resolution costs more than reading; the same schema needs none.
         let ours = (*self.schema != *ours).then_some(ours);
         OwnedReader::try_new(Arc::clone(&self.schema), |schema| {
-            GenericDatumReader::builder(schema)
-                .maybe_reader_schema(ours)
-                .build()
+            GenericDatumReader::builder(schema).maybe_reader_schema(ours).build()
         })
         .map_err(|_| incompatible("its names cannot be resolved".to_owned()))
     }
@@ -124,28 +122,17 @@ impl Writers {
     pub(super) fn new(registry: &config::Registry) -> Result<Self, Unavailable> {
         let url = registry.url.trim_end_matches('/').to_owned();
         let mut builder = SrSettings::new_builder(url);
-        builder
-            .set_timeout(Duration::from_millis(registry.timeout_ms))
-            .no_proxy();
+        builder.set_timeout(Duration::from_millis(registry.timeout_ms)).no_proxy();
         if !registry.username.is_empty() {
             builder.set_basic_authorization(&registry.username, Some(registry.password.expose()));
         }
-        let registry = builder.build().map_err(|error| Unavailable {
-            schema_id: 0,
-            detail: describe(&error),
-        })?;
-        Ok(Self {
-            registry,
-            entries: RwLock::default(),
-            flight: tokio::sync::Mutex::default(),
-        })
+        let registry =
+            builder.build().map_err(|error| Unavailable { schema_id: 0, detail: describe(&error) })?;
+        Ok(Self { registry, entries: RwLock::default(), flight: tokio::sync::Mutex::default() })
     }
 
     pub(super) fn has(&self, schema_id: u32) -> bool {
-        self.entries
-            .read()
-            .get(&schema_id)
-            .is_some_and(Entry::is_believed)
+        self.entries.read().get(&schema_id).is_some_and(Entry::is_believed)
     }
 
     pub(super) fn get(&self, schema_id: u32) -> Option<Verdict> {
@@ -191,10 +178,7 @@ impl Writers {
     /// not thrown out; rather the next batch waits.
     fn make_room(&self, wanted: &BTreeSet<u32>) -> Result<(), Unavailable> {
         let mut entries = self.entries.write();
-        let known = entries
-            .values()
-            .filter(|entry| matches!(entry, Entry::Known(_)))
-            .count();
+        let known = entries.values().filter(|entry| matches!(entry, Entry::Known(_))).count();
         if entries.len() - known + wanted.len() > UNKNOWN_MAX {
             entries.retain(|_, entry| !entry.is_past_grace());
         }
@@ -230,13 +214,8 @@ fn entry(schema_id: u32, answer: Result<RegisteredSchema, SRCError>) -> Result<E
             Ok(writer) => Verdict::Writer(Arc::new(writer)),
             Err(rejected) => Verdict::Refused(rejected),
         })),
-        Err(error) if says_not_found(&error) => Ok(Entry::Unknown {
-            since: Instant::now(),
-        }),
-        Err(error) => Err(Unavailable {
-            schema_id,
-            detail: describe(&error),
-        }),
+        Err(error) if says_not_found(&error) => Ok(Entry::Unknown { since: Instant::now() }),
+        Err(error) => Err(Unavailable { schema_id, detail: describe(&error) }),
     }
 }
 
@@ -271,11 +250,7 @@ fn parse(schema_id: u32, registered: &RegisteredSchema) -> Result<Writer, Reject
     if is_recursive(&schema, &mut Vec::new()) {
         return refuse("contains itself, so that a record could nest without end");
     }
-    Ok(Writer {
-        schema_id,
-        schema: Arc::new(schema),
-        readers: Default::default(),
-    })
+    Ok(Writer { schema_id, schema: Arc::new(schema), readers: Default::default() })
 }
 
 /// True when a record holds itself, directly or not. apache-avro reads by
@@ -286,19 +261,13 @@ fn is_recursive<'a>(schema: &'a Schema, within: &mut Vec<&'a str>) -> bool {
         Schema::Ref { name } => within.contains(&name.name()),
         Schema::Record(record) => {
             within.push(record.name.name());
-            let found = record
-                .fields
-                .iter()
-                .any(|field| is_recursive(&field.schema, within));
+            let found = record.fields.iter().any(|field| is_recursive(&field.schema, within));
             within.pop();
             found
         }
         Schema::Array(array) => is_recursive(&array.items, within),
         Schema::Map(map) => is_recursive(&map.types, within),
-        Schema::Union(union) => union
-            .variants()
-            .iter()
-            .any(|variant| is_recursive(variant, within)),
+        Schema::Union(union) => union.variants().iter().any(|variant| is_recursive(variant, within)),
         _ => false,
     }
 }

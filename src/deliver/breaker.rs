@@ -18,11 +18,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            failures: 10,
-            pause_initial: Duration::from_secs(1),
-            pause_max: Duration::from_secs(30),
-        }
+        Self { failures: 10, pause_initial: Duration::from_secs(1), pause_max: Duration::from_secs(30) }
     }
 }
 
@@ -69,10 +65,7 @@ impl Breaker {
     /// A closed breaker.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
-        Self {
-            settings,
-            state: State::Closed { failures: 0 },
-        }
+        Self { settings, state: State::Closed { failures: 0 } }
     }
 
     /// May a call start at `now`? A [`Admission::Probe`] must be followed by
@@ -135,10 +128,7 @@ impl Breaker {
 
     fn open(&self, now: Instant, pause: Duration) -> State {
         let pause = pause.min(self.settings.pause_max);
-        State::Open {
-            until: now + pause,
-            pause,
-        }
+        State::Open { until: now + pause, pause }
     }
 }
 
@@ -146,11 +136,8 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    const SETTINGS: Settings = Settings {
-        failures: 3,
-        pause_initial: Duration::from_secs(1),
-        pause_max: Duration::from_secs(3),
-    };
+    const SETTINGS: Settings =
+        Settings { failures: 3, pause_initial: Duration::from_secs(1), pause_max: Duration::from_secs(3) };
 
     fn opened(now: Instant) -> Breaker {
         let mut breaker = Breaker::new(SETTINGS);
@@ -179,12 +166,7 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         let later = now + Duration::from_millis(400);
-        assert_eq!(
-            breaker.admit(later),
-            Admission::Refused {
-                after: Duration::from_millis(600)
-            }
-        );
+        assert_eq!(breaker.admit(later), Admission::Refused { after: Duration::from_millis(600) });
     }
 
     #[test]
@@ -193,12 +175,7 @@ mod tests {
         let mut breaker = opened(now);
         let later = now + Duration::from_secs(1);
         assert_eq!(breaker.admit(later), Admission::Probe);
-        assert_eq!(
-            breaker.admit(later),
-            Admission::Refused {
-                after: Duration::from_secs(1)
-            }
-        );
+        assert_eq!(breaker.admit(later), Admission::Refused { after: Duration::from_secs(1) });
         breaker.record(Admission::Probe, Verdict::Answered, later);
         assert_eq!(breaker.admit(later), Admission::Go);
     }
@@ -232,11 +209,6 @@ mod tests {
         let later = now + Duration::from_secs(1);
         assert_eq!(breaker.admit(later), Admission::Probe);
         breaker.record(Admission::Go, Verdict::Failed, later);
-        assert_eq!(
-            breaker.admit(later),
-            Admission::Refused {
-                after: Duration::from_secs(1)
-            }
-        );
+        assert_eq!(breaker.admit(later), Admission::Refused { after: Duration::from_secs(1) });
     }
 }

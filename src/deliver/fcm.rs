@@ -148,12 +148,7 @@ impl Fcm {
         let tokens = Tokens::from_file(Path::new(&config.service_account_file), client.clone())
             .map_err(|problem| vec![("push.service_account_file", problem)])?;
         let path = format!("/v1/projects/{}/messages:send", config.project_id);
-        Ok(Self {
-            client,
-            send_url: http::join(&base_url, &path),
-            tokens,
-            timeout,
-        })
+        Ok(Self { client, send_url: http::join(&base_url, &path), tokens, timeout })
     }
 
     /// Hands one message to FCM.
@@ -214,14 +209,8 @@ fn payload(
     let request = Request {
         message: Envelope {
             token: message.address.expose(),
-            notification: Notification {
-                title: title.expose(),
-                body: body.expose(),
-            },
-            data: Data {
-                delivery_id: message.delivery_id.to_string(),
-                link,
-            },
+            notification: Notification { title: title.expose(), body: body.expose() },
+            data: Data { delivery_id: message.delivery_id.to_string(), link },
             android: Android {
                 collapse_key: &collapse,
                 priority: "HIGH",
@@ -234,9 +223,7 @@ fn payload(
                     expiration: (now.as_second() + TIME_TO_LIVE_S).to_string(),
                     priority: "10",
                 },
-                payload: ApnsPayload {
-                    aps: Aps { sound: "default" },
-                },
+                payload: ApnsPayload { aps: Aps { sound: "default" } },
             },
         },
     };
@@ -247,11 +234,7 @@ fn payload(
 /// FCM's own word for an error (`UNREGISTERED` …), which stands in the details.
 fn error_code(body: &[u8]) -> Option<String> {
     let failed: Failed = serde_json::from_slice(body).ok()?;
-    failed
-        .error
-        .details
-        .into_iter()
-        .find_map(|detail| detail.error_code)
+    failed.error.details.into_iter().find_map(|detail| detail.error_code)
 }
 
 /// What a status other than 200 means. Only FCM's own words retire a token: a
@@ -261,17 +244,11 @@ fn refusal(status: u16, code: Option<&str>, after: Option<Duration>) -> SendOutc
         (404, Some("UNREGISTERED")) | (403, Some("SENDER_ID_MISMATCH")) => {
             SendOutcome::Permanent(Reason::TokenInvalid)
         }
-        (401 | 403 | 404, _) => SendOutcome::Transient {
-            reason: Reason::ProviderCredentials,
-            after,
-        },
-        (429, _) => SendOutcome::Throttled {
-            after: after.unwrap_or(THROTTLE_DEFAULT),
-        },
-        (408 | 500 | 502 | 503 | 300..=399, _) => SendOutcome::Transient {
-            reason: Reason::ProviderError,
-            after,
-        },
+        (401 | 403 | 404, _) => SendOutcome::Transient { reason: Reason::ProviderCredentials, after },
+        (429, _) => SendOutcome::Throttled { after: after.unwrap_or(THROTTLE_DEFAULT) },
+        (408 | 500 | 502 | 503 | 300..=399, _) => {
+            SendOutcome::Transient { reason: Reason::ProviderError, after }
+        }
         (400..=499, _) => SendOutcome::Permanent(Reason::ProviderRefused),
         _ => SendOutcome::Ambiguous(Reason::ProviderTimeout),
     }
@@ -287,28 +264,15 @@ mod tests {
     fn each_status_has_its_class() {
         use SendOutcome::{Ambiguous, Permanent, Throttled, Transient};
         let second = Some(Duration::from_secs(1));
-        let transient = |reason| Transient {
-            reason,
-            after: second,
-        };
+        let transient = |reason| Transient { reason, after: second };
         let cases = [
             (404, Some("UNREGISTERED"), Permanent(Reason::TokenInvalid)),
             (404, None, transient(Reason::ProviderCredentials)),
             (403, Some("SENDER_ID_MISMATCH"), Permanent(Reason::TokenInvalid)),
             (403, None, transient(Reason::ProviderCredentials)),
-            (
-                401,
-                Some("THIRD_PARTY_AUTH_ERROR"),
-                transient(Reason::ProviderCredentials),
-            ),
+            (401, Some("THIRD_PARTY_AUTH_ERROR"), transient(Reason::ProviderCredentials)),
             (400, Some("INVALID_ARGUMENT"), Permanent(Reason::ProviderRefused)),
-            (
-                429,
-                Some("QUOTA_EXCEEDED"),
-                Throttled {
-                    after: Duration::from_secs(1),
-                },
-            ),
+            (429, Some("QUOTA_EXCEEDED"), Throttled { after: Duration::from_secs(1) }),
             (500, Some("INTERNAL"), transient(Reason::ProviderError)),
             (503, Some("UNAVAILABLE"), transient(Reason::ProviderError)),
             (504, None, Ambiguous(Reason::ProviderTimeout)),
@@ -325,22 +289,11 @@ mod tests {
             delivery_id: DeliveryId(uuid::Uuid::from_u128(1)),
             attempt_group: 1,
             address: Redacted::new("token".to_owned()),
-            content: Content::Push {
-                title: title.clone(),
-                body: body.clone(),
-                link: String::new(),
-            },
+            content: Content::Push { title: title.clone(), body: body.clone(), link: String::new() },
         };
         let fits = |chars: usize| {
             let body = Redacted::new("x".repeat(chars));
-            payload(
-                &message(&body),
-                &title,
-                &body,
-                "https://p/n/1",
-                Timestamp::UNIX_EPOCH,
-            )
-            .is_some()
+            payload(&message(&body), &title, &body, "https://p/n/1", Timestamp::UNIX_EPOCH).is_some()
         };
         assert!(fits(3000));
         assert!(!fits(PAYLOAD_MAX_BYTES));

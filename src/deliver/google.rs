@@ -85,10 +85,7 @@ impl Tokens {
             .map_err(|_| format!("{}: private_key is not an RSA key in PEM form", path.display()))?;
         let token_uri = http::parse_base_url(&account.token_uri)
             .map_err(|problem| format!("{}: token_uri {problem}", path.display()))?;
-        let header = Header {
-            kid: account.private_key_id,
-            ..Header::new(Algorithm::RS256)
-        };
+        let header = Header { kid: account.private_key_id, ..Header::new(Algorithm::RS256) };
         Ok(Self {
             client,
             token_uri,
@@ -126,29 +123,19 @@ impl Tokens {
             },
         };
         // Renewal starts before the end, so the old token may still do.
-        self.current
-            .read()
-            .clone()
-            .filter(|token| Instant::now() < token.ends_at)
-            .ok_or(reason)
+        self.current.read().clone().filter(|token| Instant::now() < token.ends_at).ok_or(reason)
     }
 
     /// Forgets a token that was refused, unless another one came meanwhile.
     pub(super) fn drop_token(&self, refused: &Token) {
         let mut current = self.current.write();
-        if current
-            .as_ref()
-            .is_some_and(|token| token.header == refused.header)
-        {
+        if current.as_ref().is_some_and(|token| token.header == refused.header) {
             *current = None;
         }
     }
 
     fn fresh(&self) -> Option<Token> {
-        self.current
-            .read()
-            .clone()
-            .filter(|token| Instant::now() < token.renew_at)
+        self.current.read().clone().filter(|token| Instant::now() < token.renew_at)
     }
 
     async fn fetch(&self) -> Result<Token, Reason> {
@@ -164,27 +151,16 @@ impl Tokens {
             .map_err(|_| Reason::ProviderCredentials)?;
         let asked_at = Instant::now();
         let form = [("grant_type", GRANT_TYPE), ("assertion", assertion.as_str())];
-        let response = self
-            .client
-            .post(self.token_uri.clone())
-            .form(&form)
-            .send()
-            .await
-            .map_err(|error| {
-                if error.is_connect() {
-                    Reason::ProviderUnreachable
-                } else {
-                    Reason::ProviderTimeout
-                }
+        let response =
+            self.client.post(self.token_uri.clone()).form(&form).send().await.map_err(|error| {
+                if error.is_connect() { Reason::ProviderUnreachable } else { Reason::ProviderTimeout }
             })?;
         match response.status().as_u16() {
             200 => {}
             400..=403 => return Err(Reason::ProviderCredentials),
             _ => return Err(Reason::ProviderError),
         }
-        let body = http::bounded_body(response)
-            .await
-            .ok_or(Reason::ProviderTimeout)?;
+        let body = http::bounded_body(response).await.ok_or(Reason::ProviderTimeout)?;
         let granted: Granted = serde_json::from_slice(&body).map_err(|_| Reason::ProviderError)?;
         let mut header = HeaderValue::from_str(&format!("Bearer {}", granted.access_token))
             .map_err(|_| Reason::ProviderError)?;

@@ -36,20 +36,13 @@ pub(super) fn client(base_url: &Url, timeout: Duration, concurrency: usize) -> r
         .tcp_nodelay(true)
         .redirect(redirect::Policy::none())
         .user_agent(concat!("patient-notify/", env!("CARGO_PKG_VERSION")));
-    if is_loopback(base_url) {
-        builder.no_proxy().build()
-    } else {
-        builder.build()
-    }
+    if is_loopback(base_url) { builder.no_proxy().build() } else { builder.build() }
 }
 
 fn is_loopback(url: &Url) -> bool {
     url.host_str().is_some_and(|host| {
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost"
-            || host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     })
 }
 
@@ -75,10 +68,7 @@ pub(super) fn join(base: &Url, path: &str) -> Url {
 /// The outcome of a call that ended without a status.
 pub(super) fn lost(error: &reqwest::Error) -> SendOutcome {
     if error.is_connect() || error.is_builder() {
-        SendOutcome::Transient {
-            reason: Reason::ProviderUnreachable,
-            after: None,
-        }
+        SendOutcome::Transient { reason: Reason::ProviderUnreachable, after: None }
     } else {
         SendOutcome::Ambiguous(Reason::ProviderTimeout)
     }
@@ -134,10 +124,7 @@ mod tests {
     fn retry_after_is_read_in_both_forms_and_bounded() {
         assert_eq!(after("7"), Some(Duration::from_secs(7)));
         assert_eq!(after("999999"), Some(RETRY_AFTER_MAX));
-        assert_eq!(
-            after("Sun, 22 Nov 2026 10:00:30 GMT"),
-            Some(Duration::from_secs(30))
-        );
+        assert_eq!(after("Sun, 22 Nov 2026 10:00:30 GMT"), Some(Duration::from_secs(30)));
         assert_eq!(after("Sun, 22 Nov 2026 09:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(after("soon"), None);
     }
@@ -145,10 +132,7 @@ mod tests {
     #[test]
     fn a_path_goes_after_the_base_urls_own() {
         let base = parse_base_url("https://api.example.org/twilio/").unwrap();
-        assert_eq!(
-            join(&base, "/2010").as_str(),
-            "https://api.example.org/twilio/2010"
-        );
+        assert_eq!(join(&base, "/2010").as_str(), "https://api.example.org/twilio/2010");
         assert!(parse_base_url("ftp://x").is_err());
         assert!(parse_base_url("https://x/?a=b").is_err());
     }

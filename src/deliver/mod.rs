@@ -43,17 +43,26 @@ pub struct Message {
 #[derive(Debug, Clone)]
 pub enum Content {
     /// At most 160 GSM-7 characters.
-    Sms { body: Redacted<String> },
+    Sms {
+        /// The whole text.
+        body: Redacted<String>,
+    },
     /// Plain text and HTML.
     Email {
+        /// Subject line.
         subject: Redacted<String>,
+        /// Plain text part.
         text: Redacted<String>,
+        /// HTML part.
         html: Redacted<String>,
     },
     /// What a lock screen may show: nothing that says why.
     Push {
+        /// First line.
         title: Redacted<String>,
+        /// Second line.
         body: Redacted<String>,
+        /// What a tap opens.
         link: String,
     },
 }
@@ -74,13 +83,24 @@ impl Content {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SendOutcome {
     /// The provider has it.
-    Sent { provider_message_id: String },
+    Sent {
+        /// The provider's id of the message.
+        provider_message_id: String,
+    },
     /// Never on this address.
     Permanent(Reason),
-    /// Not now; certainly not sent. `after`: the provider's own wish.
-    Transient { reason: Reason, after: Option<Duration> },
+    /// Not now; certainly not sent.
+    Transient {
+        /// Why.
+        reason: Reason,
+        /// The provider's own wish of a pause.
+        after: Option<Duration>,
+    },
     /// Asked to slow down; certainly not sent, and not an attempt.
-    Throttled { after: Duration },
+    Throttled {
+        /// The pause that it asked for.
+        after: Duration,
+    },
     /// The bytes left and no answer came: it may have been sent.
     Ambiguous(Reason),
 }
@@ -103,7 +123,10 @@ impl SendOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookUp {
     /// It was sent, under this id.
-    Found { provider_message_id: String },
+    Found {
+        /// The provider's id of the message.
+        provider_message_id: String,
+    },
     /// It was not sent.
     NotFound,
     /// This provider cannot be asked.

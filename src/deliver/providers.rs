@@ -44,9 +44,7 @@ pub struct DeliverError {
 impl fmt::Display for DeliverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the providers cannot be used as configured:")?;
-        self.faults
-            .iter()
-            .try_for_each(|fault| write!(f, "\n  {} {}", fault.key, fault.problem))
+        self.faults.iter().try_for_each(|fault| write!(f, "\n  {} {}", fault.key, fault.problem))
     }
 }
 
@@ -96,9 +94,7 @@ struct Call<'a> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.breaker
-            .lock()
-            .record(self.admission, self.verdict, Instant::now());
+        self.breaker.lock().record(self.admission, self.verdict, Instant::now());
     }
 }
 
@@ -119,29 +115,13 @@ impl Providers {
     ) -> Result<Self, DeliverError> {
         let mut faults = Vec::new();
         let bounds = [
-            (
-                sms.enabled,
-                ("sms.timeout_ms", sms.timeout_ms),
-                ("sms.concurrency", sms.concurrency),
-            ),
-            (
-                email.enabled,
-                ("email.timeout_ms", email.timeout_ms),
-                ("email.concurrency", email.concurrency),
-            ),
-            (
-                push.enabled,
-                ("push.timeout_ms", push.timeout_ms),
-                ("push.concurrency", push.concurrency),
-            ),
+            (sms.enabled, ("sms.timeout_ms", sms.timeout_ms), ("sms.concurrency", sms.concurrency)),
+            (email.enabled, ("email.timeout_ms", email.timeout_ms), ("email.concurrency", email.concurrency)),
+            (push.enabled, ("push.timeout_ms", push.timeout_ms), ("push.concurrency", push.concurrency)),
         ];
         for (_, timeout, concurrency) in bounds.into_iter().filter(|(enabled, _, _)| *enabled) {
             faults.extend(out_of_bounds(timeout.0, timeout.1, TIMEOUT_MAX_MS));
-            faults.extend(out_of_bounds(
-                concurrency.0,
-                concurrency.1 as u64,
-                CONCURRENCY_MAX,
-            ));
+            faults.extend(out_of_bounds(concurrency.0, concurrency.1 as u64, CONCURRENCY_MAX));
         }
         let mut built =
             |enabled: bool, provider: &dyn Fn() -> Result<Provider, Vec<(&'static str, String)>>| {
@@ -154,12 +134,8 @@ impl Providers {
                 })
             };
         let twilio = built(sms.enabled, &|| Twilio::from_config(sms).map(Provider::Twilio));
-        let smtp = built(email.enabled, &|| {
-            Smtp::from_config(email, plan).map(Provider::Smtp)
-        });
-        let fcm = built(push.enabled, &|| {
-            Fcm::from_config(push).map(Box::new).map(Provider::Fcm)
-        });
+        let smtp = built(email.enabled, &|| Smtp::from_config(email, plan).map(Provider::Smtp));
+        let fcm = built(push.enabled, &|| Fcm::from_config(push).map(Box::new).map(Provider::Fcm));
         if !faults.is_empty() {
             return Err(DeliverError { faults });
         }
@@ -193,17 +169,12 @@ impl Providers {
         match slot.provider {
             Provider::Disabled => return SendOutcome::Permanent(Reason::ChannelDisabled),
             Provider::Instant => {
-                return SendOutcome::Sent {
-                    provider_message_id: message.delivery_id.to_string(),
-                };
+                return SendOutcome::Sent { provider_message_id: message.delivery_id.to_string() };
             }
             Provider::Twilio(_) | Provider::Smtp(_) | Provider::Fcm(_) => {}
         }
         if let Some(after) = slot.refused() {
-            return SendOutcome::Transient {
-                reason: Reason::ProviderUnreachable,
-                after: Some(after),
-            };
+            return SendOutcome::Transient { reason: Reason::ProviderUnreachable, after: Some(after) };
         }
         let permit = tokio::time::timeout(slot.timeout, slot.calls.acquire()).await;
         let Ok(Ok(_permit)) = permit else {
@@ -211,16 +182,9 @@ impl Providers {
         };
         let admission = slot.breaker.lock().admit(Instant::now());
         if let Admission::Refused { after } = admission {
-            return SendOutcome::Transient {
-                reason: Reason::ProviderUnreachable,
-                after: Some(after),
-            };
+            return SendOutcome::Transient { reason: Reason::ProviderUnreachable, after: Some(after) };
         }
-        let mut call = Call {
-            breaker: &slot.breaker,
-            admission,
-            verdict: Verdict::Abandoned,
-        };
+        let mut call = Call { breaker: &slot.breaker, admission, verdict: Verdict::Abandoned };
         let outcome = slot.call(message).await;
         call.verdict = verdict(&outcome);
         outcome
@@ -321,8 +285,5 @@ const fn verdict(outcome: &SendOutcome) -> Verdict {
 
 fn out_of_bounds(key: &'static str, value: u64, max: u64) -> Option<Fault> {
     let problem = || format!("must be 1 to {max}, not {value}");
-    (!(1..=max).contains(&value)).then(|| Fault {
-        key,
-        problem: problem(),
-    })
+    (!(1..=max).contains(&value)).then(|| Fault { key, problem: problem() })
 }

@@ -102,9 +102,7 @@ pub struct Renderer {
 
 impl fmt::Debug for Renderer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renderer")
-            .field("locales", &self.locales)
-            .finish_non_exhaustive()
+        f.debug_struct("Renderer").field("locales", &self.locales).finish_non_exhaustive()
     }
 }
 
@@ -138,16 +136,8 @@ impl Renderer {
         let mut next = || Redacted::new(words.next().unwrap_or_default());
         Ok(match channel {
             Channel::Sms => Content::Sms { body: next() },
-            Channel::Email => Content::Email {
-                subject: next(),
-                text: next(),
-                html: next(),
-            },
-            Channel::Push => Content::Push {
-                title: next(),
-                body: next(),
-                link: self.link(&code),
-            },
+            Channel::Email => Content::Email { subject: next(), text: next(), html: next() },
+            Channel::Push => Content::Push { title: next(), body: next(), link: self.link(&code) },
         })
     }
 
@@ -155,10 +145,7 @@ impl Renderer {
     /// a caller may send.
     #[must_use]
     pub fn variables(&self, purpose: Purpose) -> Vec<&str> {
-        let of_purpose = self
-            .templates
-            .iter()
-            .filter(|template| template.purpose == purpose);
+        let of_purpose = self.templates.iter().filter(|template| template.purpose == purpose);
         let mut names: Vec<&str> = of_purpose
             .flat_map(|template| template.variables.iter().map(|(name, _)| name.as_str()))
             .collect();
@@ -192,9 +179,7 @@ impl Renderer {
     }
 
     fn find_locale(&self, tag: &str) -> Option<usize> {
-        self.locales
-            .iter()
-            .position(|locale| locale.eq_ignore_ascii_case(tag))
+        self.locales.iter().position(|locale| locale.eq_ignore_ascii_case(tag))
     }
 
     fn sections(
@@ -204,10 +189,7 @@ impl Renderer {
         code: &str,
     ) -> Result<Vec<String>, RenderError> {
         if template.sections.iter().all(|section| section.fixed.is_some()) {
-            let fixed = template
-                .sections
-                .iter()
-                .filter_map(|section| section.fixed.as_ref());
+            let fixed = template.sections.iter().filter_map(|section| section.fixed.as_ref());
             return Ok(fixed.map(|pieces| pieces.join(code)).collect());
         }
         let values = template.values(variables)?;
@@ -226,9 +208,7 @@ impl Renderer {
         };
         let sections: Vec<String> = template.sections.iter().map(section).collect::<Result<_, _>>()?;
         if template.channel == Channel::Sms {
-            let septets = sections
-                .first()
-                .and_then(|body| gsm7::septets(&body.replace(CODE_MARK, "0")));
+            let septets = sections.first().and_then(|body| gsm7::septets(&body.replace(CODE_MARK, "0")));
             if septets.is_none_or(|septets| septets > gsm7::MESSAGE_MAX_SEPTETS) {
                 return Err(template.failed("the text is longer than one message of 160 GSM-7 characters"));
             }
@@ -243,11 +223,7 @@ impl Renderer {
         let is_sms = template.channel == Channel::Sms;
         let standard = if is_sms { &self.gsm7 } else { &self.plain };
         let own = template.variables.iter().zip(values).map(|((name, _), value)| {
-            let value = if is_sms {
-                gsm7::simplify(value)
-            } else {
-                value.clone()
-            };
+            let value = if is_sms { gsm7::simplify(value) } else { value.clone() };
             (Value::from(name.as_str()), Value::from(value))
         });
         let shared = [
@@ -263,11 +239,7 @@ impl Renderer {
 
 impl Template {
     fn failed(&self, problem: &'static str) -> RenderError {
-        RenderError::Failed {
-            purpose: self.purpose,
-            channel: self.channel,
-            problem,
-        }
+        RenderError::Failed { purpose: self.purpose, channel: self.channel, problem }
     }
 
     /// The declared variables' words, in order; an optional one that was not
@@ -275,27 +247,14 @@ impl Template {
     fn values(&self, given: &[(String, String)]) -> Result<Vec<String>, RenderError> {
         let (purpose, channel) = (self.purpose, self.channel);
         let value = |(name, variable): &(String, Variable)| {
-            let given = given
-                .iter()
-                .find(|(given, _)| given == name)
-                .map(|(_, value)| value.trim());
+            let given = given.iter().find(|(given, _)| given == name).map(|(_, value)| value.trim());
             match given.filter(|value| !value.is_empty()) {
                 None if variable.optional => Ok(String::new()),
-                None => Err(RenderError::Missing {
-                    purpose,
-                    channel,
-                    variable: name.clone(),
-                }),
-                Some(value) => {
-                    variable
-                        .kind
-                        .words(value, self.language)
-                        .ok_or_else(|| RenderError::WrongKind {
-                            purpose,
-                            channel,
-                            variable: name.clone(),
-                        })
-                }
+                None => Err(RenderError::Missing { purpose, channel, variable: name.clone() }),
+                Some(value) => variable
+                    .kind
+                    .words(value, self.language)
+                    .ok_or_else(|| RenderError::WrongKind { purpose, channel, variable: name.clone() }),
             }
         };
         self.variables.iter().map(value).collect()

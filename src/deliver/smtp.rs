@@ -140,10 +140,7 @@ impl Smtp {
         let Ok(to) = message.address.expose().parse::<Address>() else {
             return SendOutcome::Permanent(Reason::InvalidAddress);
         };
-        let id = format!(
-            "{}.{}@{}",
-            message.delivery_id, message.attempt_group, self.message_id_domain
-        );
+        let id = format!("{}.{}@{}", message.delivery_id, message.attempt_group, self.message_id_domain);
         let mime = Mime::builder()
             .from(self.from.clone())
             .to(Mailbox::new(None, to.clone()))
@@ -151,17 +148,12 @@ impl Smtp {
             .message_id(Some(format!("<{id}>")))
             .header(AutoSubmitted("auto-generated".to_owned()))
             .header(DeliveryHeader(message.delivery_id.to_string()))
-            .multipart(MultiPart::alternative_plain_html(
-                text.expose().clone(),
-                html.expose().clone(),
-            ));
+            .multipart(MultiPart::alternative_plain_html(text.expose().clone(), html.expose().clone()));
         let Ok(mime) = mime else {
             return SendOutcome::Permanent(Reason::ProviderRefused);
         };
         match self.exchange(to, &mime.formatted()).await {
-            Ok(()) => SendOutcome::Sent {
-                provider_message_id: id,
-            },
+            Ok(()) => SendOutcome::Sent { provider_message_id: id },
             Err(outcome) => outcome,
         }
     }
@@ -227,9 +219,7 @@ impl Smtp {
                 AsyncSmtpConnection::connect_tokio1(server, None, &self.hello, self.tls.clone(), None).await
             }
             TlsMode::None | TlsMode::StartTls => {
-                let stream = TcpStream::connect(server)
-                    .await
-                    .map_err(|_| (Stage::Connect, None))?;
+                let stream = TcpStream::connect(server).await.map_err(|_| (Stage::Connect, None))?;
                 // The end of a message is a small write of its own: it must not wait for an ACK.
                 stream.set_nodelay(true).map_err(|_| (Stage::Connect, None))?;
                 AsyncSmtpConnection::connect_with_transport(Box::new(stream), &self.hello).await
@@ -237,17 +227,11 @@ impl Smtp {
         }
         .map_err(at(Stage::Connect))?;
         if let (TlsMode::StartTls, Some(tls)) = (self.tls_mode, &self.tls) {
-            connection
-                .starttls(tls.clone(), &self.hello)
-                .await
-                .map_err(at(Stage::Connect))?;
+            connection.starttls(tls.clone(), &self.hello).await.map_err(at(Stage::Connect))?;
         }
         if let Some(credentials) = &self.credentials {
             let mechanisms = [Mechanism::Plain, Mechanism::Login];
-            connection
-                .auth(&mechanisms, credentials)
-                .await
-                .map_err(at(Stage::Auth))?;
+            connection.auth(&mechanisms, credentials).await.map_err(at(Stage::Auth))?;
         }
         Ok(connection)
     }
@@ -268,16 +252,11 @@ impl Smtp {
             let at = |stage| move |error| (stage, Some(error));
             let mail = Mail::new(Some(self.from.email.clone()), options);
             connection.command(mail).await.map_err(at(Stage::Envelope))?;
-            connection
-                .command(Rcpt::new(to.clone(), Vec::new()))
-                .await
-                .map_err(at(Stage::Recipient))?;
+            connection.command(Rcpt::new(to.clone(), Vec::new())).await.map_err(at(Stage::Recipient))?;
             connection.command(Data).await.map_err(at(Stage::Envelope))?;
             Ok(())
         };
-        timeout_at(deadline, steps)
-            .await
-            .unwrap_or(Err((Stage::Envelope, None)))
+        timeout_at(deadline, steps).await.unwrap_or(Err((Stage::Envelope, None)))
     }
 
     /// After a reply the session goes on; after anything else it is dropped.
@@ -301,29 +280,20 @@ impl Smtp {
     fn give_back(&self, connection: AsyncSmtpConnection) {
         let mut idle = self.idle.lock();
         if idle.len() < self.idle_max {
-            idle.push(Idle {
-                connection,
-                since: Instant::now(),
-            });
+            idle.push(Idle { connection, since: Instant::now() });
         }
     }
 }
 
 fn is_domain(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
 }
 
 /// `a@b` gets the sender's name, `Name <a@b>` keeps its own.
 fn parse_from(text: &str, sender_name: &str) -> Result<Mailbox, String> {
-    let mailbox: Mailbox = text
-        .parse()
-        .map_err(|_| "must be a mailbox, for example no-reply@portal.example.org".to_owned())?;
-    let name = mailbox
-        .name
-        .or_else(|| (!sender_name.is_empty()).then(|| sender_name.to_owned()));
+    let mailbox: Mailbox =
+        text.parse().map_err(|_| "must be a mailbox, for example no-reply@portal.example.org".to_owned())?;
+    let name = mailbox.name.or_else(|| (!sender_name.is_empty()).then(|| sender_name.to_owned()));
     Ok(Mailbox::new(name, mailbox.email))
 }
 

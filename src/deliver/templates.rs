@@ -100,17 +100,11 @@ pub(super) fn parse(channel: Channel, text: &str) -> Result<Parsed, String> {
     let (head, body) = rest.split_once("+++\n").ok_or("has no second +++ line")?;
     let head: Head = toml::from_str(head).map_err(|error| format!("head: {}", error.message()))?;
     for (name, variable) in &head.variables {
-        variable
-            .kind
-            .check()
-            .map_err(|problem| format!("variable {name}: {problem}"))?;
+        variable.kind.check().map_err(|problem| format!("variable {name}: {problem}"))?;
     }
     let names = section_names(channel);
     if channel == Channel::Sms {
-        return Ok(Parsed {
-            variables: head.variables,
-            sections: vec![body.trim().to_owned()],
-        });
+        return Ok(Parsed { variables: head.variables, sections: vec![body.trim().to_owned()] });
     }
     let mut sections = Vec::with_capacity(names.len());
     let mut rest = body.trim_start();
@@ -118,17 +112,12 @@ pub(super) fn parse(channel: Channel, text: &str) -> Result<Parsed, String> {
         rest = rest
             .strip_prefix(&format!("=== {name}\n"))
             .ok_or_else(|| format!("section {name} is missing or not in its place"))?;
-        let end = names
-            .get(index + 1)
-            .and_then(|next| rest.find(&format!("=== {next}\n")));
+        let end = names.get(index + 1).and_then(|next| rest.find(&format!("=== {next}\n")));
         let (section, after) = rest.split_at(end.unwrap_or(rest.len()));
         sections.push(section.trim().to_owned());
         rest = after;
     }
-    Ok(Parsed {
-        variables: head.variables,
-        sections,
-    })
+    Ok(Parsed { variables: head.variables, sections })
 }
 
 #[cfg(test)]

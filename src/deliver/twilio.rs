@@ -60,19 +60,13 @@ impl Twilio {
     pub(super) fn from_config(config: &Sms) -> Result<Self, Vec<(&'static str, String)>> {
         let mut faults = Vec::new();
         if config.account_sid.is_empty() || !config.account_sid.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            faults.push((
-                "sms.account_sid",
-                "must be the account's SID (letters and digits)".to_owned(),
-            ));
+            faults.push(("sms.account_sid", "must be the account's SID (letters and digits)".to_owned()));
         }
         if config.auth_token.expose().is_empty() {
             faults.push(("sms.auth_token", "must not be empty".to_owned()));
         }
         if config.from_number.is_empty() {
-            faults.push((
-                "sms.from_number",
-                "must be a number that the account owns".to_owned(),
-            ));
+            faults.push(("sms.from_number", "must be a number that the account owns".to_owned()));
         }
         let callback = (!config.status_callback_base_url.is_empty())
             .then(|| config.status_callback_base_url.trim_end_matches('/').to_owned());
@@ -134,10 +128,8 @@ impl Twilio {
             // Created, but without its SID no receipt would find it: a look-up does.
             return body
                 .and_then(|body| serde_json::from_slice::<Created>(&body).ok())
-                .map_or(SendOutcome::Ambiguous(Reason::ProviderTimeout), |created| {
-                    SendOutcome::Sent {
-                        provider_message_id: created.sid,
-                    }
+                .map_or(SendOutcome::Ambiguous(Reason::ProviderTimeout), |created| SendOutcome::Sent {
+                    provider_message_id: created.sid,
                 });
         }
         let code = body.and_then(|body| serde_json::from_slice::<Refused>(&body).ok()?.code);
@@ -186,20 +178,12 @@ impl Twilio {
                 Ok(page) => page,
                 Err(reason) => return LookUp::Unavailable(reason),
             };
-            let hit = page
-                .messages
-                .into_iter()
-                .find(|m| m.body.as_ref().is_some_and(|b| b.contains(&code)));
+            let hit = page.messages.into_iter().find(|m| m.body.as_ref().is_some_and(|b| b.contains(&code)));
             if let Some(found) = hit {
-                return LookUp::Found {
-                    provider_message_id: found.sid,
-                };
+                return LookUp::Found { provider_message_id: found.sid };
             }
             // Only a path is followed: another host would get our credentials.
-            match page
-                .next_page_uri
-                .filter(|uri| uri.starts_with('/') && !uri.starts_with("//"))
-            {
+            match page.next_page_uri.filter(|uri| uri.starts_with('/') && !uri.starts_with("//")) {
                 None => return LookUp::NotFound,
                 Some(uri) => match self.base_url.join(&uri) {
                     Ok(next) => url = next,
@@ -207,24 +191,13 @@ impl Twilio {
                 },
             }
         }
-        if since.is_some() {
-            LookUp::Unavailable(Reason::ProviderError)
-        } else {
-            LookUp::NotFound
-        }
+        if since.is_some() { LookUp::Unavailable(Reason::ProviderError) } else { LookUp::NotFound }
     }
 
     async fn page(&self, url: Url) -> Result<Page, Reason> {
-        let request = self
-            .client
-            .get(url)
-            .header(AUTHORIZATION, self.authorization.clone());
+        let request = self.client.get(url).header(AUTHORIZATION, self.authorization.clone());
         let response = request.send().await.map_err(|error| {
-            if error.is_connect() {
-                Reason::ProviderUnreachable
-            } else {
-                Reason::ProviderTimeout
-            }
+            if error.is_connect() { Reason::ProviderUnreachable } else { Reason::ProviderTimeout }
         })?;
         match response.status().as_u16() {
             200 => {}
@@ -232,9 +205,7 @@ impl Twilio {
             429 => return Err(Reason::Throttled),
             _ => return Err(Reason::ProviderError),
         }
-        let body = http::bounded_list(response)
-            .await
-            .ok_or(Reason::ProviderTimeout)?;
+        let body = http::bounded_list(response).await.ok_or(Reason::ProviderTimeout)?;
         serde_json::from_slice(&body).map_err(|_| Reason::ProviderError)
     }
 }
@@ -245,17 +216,11 @@ fn refusal(status: u16, code: Option<u32>, after: Option<Duration>) -> SendOutco
     match (status, code) {
         (400, Some(21211 | 21214 | 21217 | 21614)) => SendOutcome::Permanent(Reason::InvalidAddress),
         (400, Some(21610)) => SendOutcome::Permanent(Reason::OptedOut),
-        (401 | 403, _) => SendOutcome::Transient {
-            reason: Reason::ProviderCredentials,
-            after,
-        },
-        (429, _) => SendOutcome::Throttled {
-            after: after.unwrap_or(THROTTLE_DEFAULT),
-        },
-        (408 | 500 | 502 | 503 | 300..=399, _) => SendOutcome::Transient {
-            reason: Reason::ProviderError,
-            after,
-        },
+        (401 | 403, _) => SendOutcome::Transient { reason: Reason::ProviderCredentials, after },
+        (429, _) => SendOutcome::Throttled { after: after.unwrap_or(THROTTLE_DEFAULT) },
+        (408 | 500 | 502 | 503 | 300..=399, _) => {
+            SendOutcome::Transient { reason: Reason::ProviderError, after }
+        }
         (400..=499, _) => SendOutcome::Permanent(Reason::ProviderRefused),
         _ => SendOutcome::Ambiguous(Reason::ProviderTimeout),
     }
@@ -276,61 +241,13 @@ mod tests {
             (400, Some(21602), Permanent(Reason::ProviderRefused)),
             (400, None, Permanent(Reason::ProviderRefused)),
             (404, None, Permanent(Reason::ProviderRefused)),
-            (
-                401,
-                None,
-                Transient {
-                    reason: Reason::ProviderCredentials,
-                    after: second,
-                },
-            ),
-            (
-                403,
-                None,
-                Transient {
-                    reason: Reason::ProviderCredentials,
-                    after: second,
-                },
-            ),
-            (
-                429,
-                Some(20429),
-                Throttled {
-                    after: Duration::from_secs(1),
-                },
-            ),
-            (
-                302,
-                None,
-                Transient {
-                    reason: Reason::ProviderError,
-                    after: second,
-                },
-            ),
-            (
-                500,
-                None,
-                Transient {
-                    reason: Reason::ProviderError,
-                    after: second,
-                },
-            ),
-            (
-                502,
-                None,
-                Transient {
-                    reason: Reason::ProviderError,
-                    after: second,
-                },
-            ),
-            (
-                503,
-                None,
-                Transient {
-                    reason: Reason::ProviderError,
-                    after: second,
-                },
-            ),
+            (401, None, Transient { reason: Reason::ProviderCredentials, after: second }),
+            (403, None, Transient { reason: Reason::ProviderCredentials, after: second }),
+            (429, Some(20429), Throttled { after: Duration::from_secs(1) }),
+            (302, None, Transient { reason: Reason::ProviderError, after: second }),
+            (500, None, Transient { reason: Reason::ProviderError, after: second }),
+            (502, None, Transient { reason: Reason::ProviderError, after: second }),
+            (503, None, Transient { reason: Reason::ProviderError, after: second }),
             (504, None, Ambiguous(Reason::ProviderTimeout)),
             (524, None, Ambiguous(Reason::ProviderTimeout)),
         ];

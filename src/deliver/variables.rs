@@ -78,10 +78,7 @@ fn longest(texts: impl Iterator<Item = String>) -> String {
 
 /// One line without control characters, at most `max_chars` long, cut between words.
 fn cut(value: &str, max_chars: usize) -> String {
-    let clean: String = value
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let clean: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let mut text = String::new();
     for word in clean.split_whitespace() {
         let gap = usize::from(!text.is_empty());
@@ -93,11 +90,7 @@ fn cut(value: &str, max_chars: usize) -> String {
         }
         text.push_str(word);
     }
-    if text.is_empty() {
-        clean.trim().chars().take(max_chars).collect()
-    } else {
-        text
-    }
+    if text.is_empty() { clean.trim().chars().take(max_chars).collect() } else { text }
 }
 
 /// A language whose manner of dates and times is known.
@@ -121,9 +114,8 @@ impl Language {
         let month = usize::try_from(date.month() - 1).unwrap_or_default();
         match self {
             Self::English => {
-                const MONTHS: [&str; 12] = [
-                    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-                ];
+                const MONTHS: [&str; 12] =
+                    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
                 let weekday = match date.weekday() {
                     Weekday::Monday => "Mon",
                     Weekday::Tuesday => "Tue",
@@ -136,9 +128,8 @@ impl Language {
                 format!("{weekday}, {} {}", MONTHS[month], date.day())
             }
             Self::Spanish => {
-                const MONTHS: [&str; 12] = [
-                    "ene", "feb", "mar", "abr", "may", "jun", "jul", "ago", "sep", "oct", "nov", "dic",
-                ];
+                const MONTHS: [&str; 12] =
+                    ["ene", "feb", "mar", "abr", "may", "jun", "jul", "ago", "sep", "oct", "nov", "dic"];
                 let weekday = match date.weekday() {
                     Weekday::Monday => "lun",
                     Weekday::Tuesday => "mar",
@@ -188,14 +179,8 @@ mod tests {
     #[test]
     fn text_is_one_line_and_cut_between_words() {
         let kind = Kind::Text { max_chars: 12 };
-        assert_eq!(
-            kind.words("Main Street\r\nClinic", Language::English).unwrap(),
-            "Main Street"
-        );
-        assert_eq!(
-            kind.words("Krankenhausverwaltung", Language::English).unwrap(),
-            "Krankenhausv"
-        );
+        assert_eq!(kind.words("Main Street\r\nClinic", Language::English).unwrap(), "Main Street");
+        assert_eq!(kind.words("Krankenhausverwaltung", Language::English).unwrap(), "Krankenhausv");
     }
 
     #[test]

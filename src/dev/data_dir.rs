@@ -44,26 +44,17 @@ impl DataDir {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StackError::FolderInUse(path)),
             Err(TryLockError::Error(source)) => {
-                return Err(StackError::Io {
-                    action: "lock",
-                    path: marker_path,
-                    source,
-                });
+                return Err(StackError::Io { action: "lock", path: marker_path, source });
             }
         }
         for entry in entries.iter().filter(|entry| **entry != marker_path) {
             remove(entry).map_err(StackError::io("remove", entry))?;
         }
-        marker
-            .write_all(MARKER_TEXT.as_bytes())
-            .map_err(StackError::io("write", &marker_path))?;
+        marker.write_all(MARKER_TEXT.as_bytes()).map_err(StackError::io("write", &marker_path))?;
         // Search only: PostgreSQL may run as another user and has its own folder in here.
         fs::set_permissions(&path, Permissions::from_mode(0o711))
             .map_err(StackError::io("set permissions of", &path))?;
-        Ok(Self {
-            path,
-            _marker: marker,
-        })
+        Ok(Self { path, _marker: marker })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -90,11 +81,7 @@ fn entries(path: &Path) -> Result<Vec<PathBuf>, StackError> {
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    if path.symlink_metadata()?.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    }
+    if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 /// Writes a server's configuration.

@@ -149,11 +149,7 @@ fn contact_points(number: u64) -> Vec<ContactPointUpsert> {
 }
 
 fn point(channel: Channel, address: String) -> ContactPointUpsert {
-    ContactPointUpsert {
-        channel,
-        address: Redacted::new(address),
-        verified_at: Some(Timestamp::now()),
-    }
+    ContactPointUpsert { channel, address: Redacted::new(address), verified_at: Some(Timestamp::now()) }
 }
 
 fn refusal(channel: Channel) -> ConsentUpsert {
@@ -175,7 +171,14 @@ fn never_quiet() -> QuietHours {
 fn quiet_now() -> QuietHours {
     let zone = Config::from_defaults().plan.default_time_zone;
     let now = Timestamp::now().in_tz(&zone).map_or(time(12, 0, 0, 0), |local| local.time());
-    let hour = |shift: i64| now.wrapping_add(SignedDuration::from_hours(shift)).with().minute(0).second(0).subsec_nanosecond(0).build();
+    let hour = |shift: i64| {
+        now.wrapping_add(SignedDuration::from_hours(shift))
+            .with()
+            .minute(0)
+            .second(0)
+            .subsec_nanosecond(0)
+            .build()
+    };
     QuietHours { start: hour(-2).unwrap_or(now), end: hour(6).unwrap_or(now) }
 }
 

@@ -125,7 +125,10 @@ impl Environment {
         println!("Patients' messages   http://{app}/inbox");
         println!("gRPC                 {app}   (grpcurl -plaintext {app} list)");
         println!("metrics, health      http://{}/metrics", self.config.metrics.listen);
-        println!("Kafka, registry      {}   {}", self.config.kafka.bootstrap_servers, self.config.registry.url);
+        println!(
+            "Kafka, registry      {}   {}",
+            self.config.kafka.bootstrap_servers, self.config.registry.url
+        );
         println!("PostgreSQL           {}", self.stack.postgres_url);
         println!("data, logs           {}", self.stack.data_dir().display());
         println!();
@@ -173,10 +176,7 @@ async fn check_free(base: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_roles(
-    context: &Context,
-    sandbox: &Sandbox,
-) -> JoinSet<(&'static str, anyhow::Result<()>)> {
+fn start_roles(context: &Context, sandbox: &Sandbox) -> JoinSet<(&'static str, anyhow::Result<()>)> {
     let mut running = JoinSet::new();
     let inbox = inbox_router(Arc::clone(&sandbox.log));
     let app = roles::app::run_with(context.clone(), inbox);

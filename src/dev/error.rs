@@ -1,5 +1,7 @@
 //! What can go wrong between `make deps` and three running servers.
 
+#![allow(missing_docs, reason = "the fields are the words of the texts beside them")]
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -57,21 +59,11 @@ pub enum StackError {
 
     /// A server ended by itself.
     #[error("{server} ended by itself ({status}); the end of {}:\n{tail}", .log.display())]
-    Exited {
-        server: Server,
-        status: ExitStatus,
-        log: PathBuf,
-        tail: String,
-    },
+    Exited { server: Server, status: ExitStatus, log: PathBuf, tail: String },
 
     /// A server did not answer in time.
     #[error("{server} was not ready after {timeout_s} s; the end of {}:\n{tail}", .log.display())]
-    NotReady {
-        server: Server,
-        timeout_s: u64,
-        log: PathBuf,
-        tail: String,
-    },
+    NotReady { server: Server, timeout_s: u64, log: PathBuf, tail: String },
 
     /// The new PostgreSQL refused what it was told.
     #[error("PostgreSQL could not be set up")]
@@ -109,11 +101,7 @@ struct TakenPorts<'a>(&'a [TakenPort]);
 
 impl fmt::Display for TakenPorts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.0.len() == 1 {
-            "a port that is"
-        } else {
-            "ports that are"
-        };
+        let plural = if self.0.len() == 1 { "a port that is" } else { "ports that are" };
         writeln!(f, "the stack needs {plural} taken on 127.0.0.1:")?;
         for taken in self.0 {
             writeln!(f, "  {:>5}  {}", taken.port, taken.wanted_by)?;

@@ -41,10 +41,7 @@ pub(super) async fn start(tools: &Tools, data: &DataDir, ports: &Ports) -> Resul
     let dir = data.path().join("kafka");
     let mut args = jvm_args(&dir, &tools.kafka(), 512);
     args.extend([
-        format!(
-            "-Dlog4j2.configurationFile={}",
-            dir.join("log4j2.properties").display()
-        ),
+        format!("-Dlog4j2.configurationFile={}", dir.join("log4j2.properties").display()),
         "-cp".to_owned(),
         tools.kafka().join("libs/*").display().to_string(),
         "kafka.Kafka".to_owned(),
@@ -90,13 +87,7 @@ pub(super) fn jvm_args(temp_dir: &Path, program: &Path, heap_max_mb: u32) -> Vec
 }
 
 fn properties(logs: &Path, ports: &Ports) -> String {
-    let Ports {
-        kafka,
-        kafka_controller,
-        kafka_proxied,
-        kafka_proxy,
-        ..
-    } = ports;
+    let Ports { kafka, kafka_controller, kafka_proxied, kafka_proxy, .. } = ports;
     format!(
         "\
 process.roles=broker,controller

@@ -3,6 +3,8 @@
 //! [`Stack`] starts Apache Kafka, a schema registry and PostgreSQL from the tools
 //! folder that `make deps` fills, on loopback only, and leaves nothing behind.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to the person who started it")]
+
 mod command;
 mod data_dir;
 mod demo;

@@ -38,10 +38,7 @@ impl Ports {
     /// Kafka at base + 92 to 95, the registry at + 81, PostgreSQL at + 432.
     pub fn from_base(base: u16) -> Result<Self, StackError> {
         if !(1_024..=Self::MAX_BASE).contains(&base) {
-            return Err(StackError::PortBase {
-                base,
-                max: Self::MAX_BASE,
-            });
+            return Err(StackError::PortBase { base, max: Self::MAX_BASE });
         }
         Ok(Self {
             kafka: base + 92,
@@ -62,23 +59,8 @@ impl Ports {
             if !found.contains(&port) && is_free(port) {
                 found.push(port);
             }
-            if let [
-                kafka,
-                kafka_controller,
-                kafka_proxied,
-                kafka_proxy,
-                registry,
-                postgres,
-            ] = found[..]
-            {
-                return Ok(Self {
-                    kafka,
-                    kafka_controller,
-                    kafka_proxied,
-                    kafka_proxy,
-                    registry,
-                    postgres,
-                });
+            if let [kafka, kafka_controller, kafka_proxied, kafka_proxy, registry, postgres] = found[..] {
+                return Ok(Self { kafka, kafka_controller, kafka_proxied, kafka_proxy, registry, postgres });
             }
         }
         Err(StackError::NoFreePorts { tries: FREE_TRIES })
@@ -103,11 +85,7 @@ impl Ports {
             .filter(|(port, _)| !is_free(*port))
             .map(|(port, wanted_by)| TakenPort { port, wanted_by })
             .collect();
-        if taken.is_empty() {
-            Ok(())
-        } else {
-            Err(StackError::PortsTaken(taken))
-        }
+        if taken.is_empty() { Ok(()) } else { Err(StackError::PortsTaken(taken)) }
     }
 }
 
@@ -123,12 +101,7 @@ mod tests {
     fn the_default_base_gives_the_documented_ports() {
         let ports = Ports::from_base(Ports::DEFAULT_BASE).unwrap();
         assert_eq!(
-            (
-                ports.kafka,
-                ports.kafka_controller,
-                ports.kafka_proxied,
-                ports.kafka_proxy
-            ),
+            (ports.kafka, ports.kafka_controller, ports.kafka_proxied, ports.kafka_proxy),
             (19_092, 19_093, 19_094, 19_095)
         );
         assert_eq!((ports.registry, ports.postgres), (19_081, 19_432));

@@ -55,10 +55,7 @@ pub(super) async fn prepare(tools: &Tools, data: &DataDir) -> Result<(), StackEr
         "--no-sync",
     ];
     let args = args.map(str::to_owned).to_vec();
-    let initdb = Launch {
-        death_signal: Signal::SIGKILL,
-        ..launch(tools, data, "initdb", args)
-    };
+    let initdb = Launch { death_signal: Signal::SIGKILL, ..launch(tools, data, "initdb", args) };
     Process::start(initdb)?.wait_success(INITDB_TIMEOUT).await
 }
 
@@ -82,15 +79,9 @@ pub(super) async fn start(tools: &Tools, data: &DataDir, ports: &Ports) -> Resul
         "log_min_error_statement=panic",
         "log_parameter_max_length_on_error=0",
     ];
-    args.extend(
-        settings
-            .iter()
-            .flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]),
-    );
+    args.extend(settings.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]));
     let mut process = Process::start(launch(tools, data, "postgres", args))?;
-    process
-        .wait_ready(READY_TIMEOUT, async |_| ask(ports, "SELECT 1").await.is_ok())
-        .await?;
+    process.wait_ready(READY_TIMEOUT, async |_| ask(ports, "SELECT 1").await.is_ok()).await?;
     Ok(process)
 }
 
@@ -128,10 +119,7 @@ fn check_reachable(folder: &Path) -> Result<(), StackError> {
     for ancestor in folder.ancestors() {
         let metadata = ancestor.metadata().map_err(StackError::io("look at", ancestor))?;
         if metadata.permissions().mode() & 0o001 == 0 {
-            return Err(StackError::Unreachable {
-                folder: ancestor.to_owned(),
-                user: USER,
-            });
+            return Err(StackError::Unreachable { folder: ancestor.to_owned(), user: USER });
         }
     }
     Ok(())

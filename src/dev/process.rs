@@ -30,8 +30,11 @@ const TAIL_MAX_LINES: usize = 20;
 /// The three servers of the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
+    /// The broker.
     Kafka,
+    /// The schema registry.
     Registry,
+    /// The database.
     Postgres,
 }
 
@@ -79,6 +82,10 @@ pub(super) fn guarded(death_signal: Signal, user: Option<(&str, &str)>) -> Comma
 }
 
 /// Makes the child on the thread that lives as long as the process.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "whoever asks waits for the answer, so no more than one order a thread is queued"
+)]
 pub(super) fn spawn(command: Command) -> io::Result<Child> {
     type Order = (Command, mpsc::Sender<io::Result<Child>>);
     static SPAWNER: OnceLock<Option<mpsc::Sender<Order>>> = OnceLock::new();
@@ -90,19 +97,11 @@ pub(super) fn spawn(command: Command) -> io::Result<Child> {
                 let _ = reply.send(command.spawn());
             }
         };
-        std::thread::Builder::new()
-            .name("dev-spawner".to_owned())
-            .spawn(work)
-            .ok()
-            .map(|_| orders)
+        std::thread::Builder::new().name("dev-spawner".to_owned()).spawn(work).ok().map(|_| orders)
     });
     let gone = || io::Error::other("the thread that starts servers is not there");
     let (reply, answer) = mpsc::channel();
-    spawner
-        .as_ref()
-        .ok_or_else(gone)?
-        .send((command, reply))
-        .map_err(|_| gone())?;
+    spawner.as_ref().ok_or_else(gone)?.send((command, reply)).map_err(|_| gone())?;
     answer.recv().map_err(|_| gone())?
 }
 
@@ -132,14 +131,7 @@ impl Process {
     /// Starts it with an almost empty environment: the user's own `JAVA_TOOL_OPTIONS`
     /// or `PGDATA` must not change the stack.
     pub(super) fn start(launch: Launch) -> Result<Self, StackError> {
-        let Launch {
-            server,
-            program,
-            args,
-            data_dir,
-            death_signal,
-            user,
-        } = launch;
+        let Launch { server, program, args, data_dir, death_signal, user } = launch;
         let log = data_dir.join(server.log_name());
         let (file, log_start) = open_log(&log).map_err(StackError::io("write", &log))?;
         let errors = file.try_clone().map_err(StackError::io("write", &log))?;
@@ -157,13 +149,7 @@ impl Process {
             // Not the terminal's group: on Ctrl-C we stop the servers, in order.
             .process_group(0);
         let child = spawn(command).map_err(StackError::io("start", &program))?;
-        Ok(Self {
-            server,
-            child,
-            death_signal,
-            log,
-            log_start,
-        })
+        Ok(Self { server, child, death_signal, log, log_start })
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -172,23 +158,14 @@ impl Process {
 
     /// An error if the process has ended.
     pub(super) fn check_running(&mut self) -> Result<(), StackError> {
-        match self
-            .child
-            .try_wait()
-            .map_err(StackError::io("wait for", &self.log))?
-        {
+        match self.child.try_wait().map_err(StackError::io("wait for", &self.log))? {
             None => Ok(()),
             Some(status) => Err(self.exited(status)),
         }
     }
 
     fn exited(&self, status: ExitStatus) -> StackError {
-        StackError::Exited {
-            server: self.server,
-            status,
-            log: self.log.clone(),
-            tail: self.log_tail(),
-        }
+        StackError::Exited { server: self.server, status, log: self.log.clone(), tail: self.log_tail() }
     }
 
     /// Waits until `ready` says yes; fails at once when the process ends.
@@ -217,10 +194,7 @@ impl Process {
 
     /// For a program that does one thing and ends.
     pub(super) async fn wait_success(mut self, timeout: Duration) -> Result<(), StackError> {
-        match wait(&mut self.child, timeout)
-            .await
-            .map_err(StackError::io("wait for", &self.log))?
-        {
+        match wait(&mut self.child, timeout).await.map_err(StackError::io("wait for", &self.log))? {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(self.exited(status)),
             None => Err(StackError::NotReady {
@@ -270,6 +244,7 @@ impl Drop for Process {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }
+            #[expect(clippy::disallowed_methods, reason = "a drop cannot await")]
             std::thread::sleep(POLL_INTERVAL);
         }
         self.signal(Signal::SIGKILL);

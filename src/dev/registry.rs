@@ -30,10 +30,7 @@ pub(super) async fn start(tools: &Tools, data: &DataDir, ports: &Ports) -> Resul
         format!("-Dquarkus.http.port={}", ports.registry),
         // On disk, each write at once: ids and subjects outlive a kill, as the
         // broker's records do. (The default is memory.)
-        format!(
-            "-Dquarkus.datasource.jdbc.url=jdbc:h2:file:{}/registry;WRITE_DELAY=0",
-            dir.display()
-        ),
+        format!("-Dquarkus.datasource.jdbc.url=jdbc:h2:file:{}/registry;WRITE_DELAY=0", dir.display()),
         "-Dquarkus.datasource.jdbc.initial-size=2".to_owned(),
         "-Dquarkus.datasource.jdbc.min-size=2".to_owned(),
         "-Dquarkus.datasource.jdbc.max-size=20".to_owned(),
@@ -48,18 +45,11 @@ pub(super) async fn start(tools: &Tools, data: &DataDir, ports: &Ports) -> Resul
         death_signal: Signal::SIGKILL,
         user: None,
     })?;
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(REQUEST_TIMEOUT)
-        .build()?;
+    let client = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
     let subjects = format!("{}/subjects", url(ports));
     process
         .wait_ready(READY_TIMEOUT, async |_| {
-            client
-                .get(&subjects)
-                .send()
-                .await
-                .is_ok_and(|answer| answer.status().is_success())
+            client.get(&subjects).send().await.is_ok_and(|answer| answer.status().is_success())
         })
         .await?;
     set_default_compatibility(&client, ports).await?;

@@ -92,19 +92,14 @@ async fn supervise(
 }
 
 fn spawn_command(stack: &Stack, command: &[OsString]) -> anyhow::Result<Child> {
-    let name = command
-        .first()
-        .context("no command was given: stack run -- COMMAND …")?;
+    let name = command.first().context("no command was given: stack run -- COMMAND …")?;
     let mut child = guarded(Signal::SIGTERM, None);
     child
         .args(command)
         .env("PATIENT_NOTIFY_TEST_BROKERS", &stack.brokers)
         .env("PATIENT_NOTIFY_TEST_PROXIED_BROKERS", &stack.proxied_brokers)
         .env("PATIENT_NOTIFY_TEST_PROXY_TARGET", &stack.proxy_target)
-        .env(
-            "PATIENT_NOTIFY_TEST_PROXY_PORT",
-            stack.ports.kafka_proxy.to_string(),
-        )
+        .env("PATIENT_NOTIFY_TEST_PROXY_PORT", stack.ports.kafka_proxy.to_string())
         .env("PATIENT_NOTIFY_TEST_REGISTRY_URL", &stack.registry_url)
         .env("PATIENT_NOTIFY_TEST_POSTGRES_URL", &stack.postgres_url)
         .stdin(Stdio::inherit());
@@ -126,17 +121,10 @@ fn descendants(root: u32) -> Vec<u32> {
     let mut next = 0;
     while next < found.len() {
         let id = found[next];
-        let tasks = std::fs::read_dir(format!("/proc/{id}/task"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let tasks = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
         for task in tasks {
             let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            found.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|child| child.parse::<u32>().ok()),
-            );
+            found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
         }
         next += 1;
     }
@@ -145,9 +133,7 @@ fn descendants(root: u32) -> Vec<u32> {
 
 /// As a shell would say it.
 fn exit_code(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code).unwrap_or(1)
 }
 
@@ -159,11 +145,7 @@ impl Interrupts {
     const EXIT_CODE: u8 = 130;
 
     fn new() -> io::Result<Self> {
-        let kinds = [
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-        ];
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         let [interrupt, terminate, hangup] = kinds.map(signal);
         Ok(Self([interrupt?, terminate?, hangup?]))
     }
@@ -184,10 +166,8 @@ mod tests {
 
     #[test]
     fn descendants_of_a_process_include_grandchildren() {
-        let mut shell = std::process::Command::new("sh")
-            .args(["-c", "sh -c 'sleep 30 & wait' & wait"])
-            .spawn()
-            .unwrap();
+        let mut shell =
+            std::process::Command::new("sh").args(["-c", "sh -c 'sleep 30 & wait' & wait"]).spawn().unwrap();
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         let ids = loop {
             let ids = descendants(shell.id());

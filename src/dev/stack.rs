@@ -31,12 +31,7 @@ impl StackOptions {
     pub fn from_base(base: u16) -> Result<Self, StackError> {
         let tools_dir = default_tools_dir();
         let data_dir = default_data_dir(&tools_dir, &base.to_string());
-        Ok(Self {
-            tools_dir,
-            data_dir,
-            ports: Ports::from_base(base)?,
-            keep_data: true,
-        })
+        Ok(Self { tools_dir, data_dir, ports: Ports::from_base(base)?, keep_data: true })
     }
 
     /// For tests: ports and a folder of its own, so that several run side by side.
@@ -44,12 +39,7 @@ impl StackOptions {
         let tools_dir = default_tools_dir();
         let ports = Ports::free()?;
         let data_dir = default_data_dir(&tools_dir, &format!("test-{}", ports.kafka));
-        Ok(Self {
-            tools_dir,
-            data_dir,
-            ports,
-            keep_data: false,
-        })
+        Ok(Self { tools_dir, data_dir, ports, keep_data: false })
     }
 }
 
@@ -85,12 +75,7 @@ impl Stack {
     /// Starts the three servers side by side on fresh data and waits until each
     /// answers. Fails at once when a port is taken or a server ends.
     pub async fn start(options: StackOptions, on_progress: impl Fn(&str)) -> Result<Self, StackError> {
-        let StackOptions {
-            tools_dir,
-            data_dir,
-            ports,
-            keep_data,
-        } = options;
+        let StackOptions { tools_dir, data_dir, ports, keep_data } = options;
         let tools =
             Tools::open(std::path::absolute(&tools_dir).map_err(StackError::io("find", &tools_dir))?)?;
         ports.check_free()?;
@@ -202,11 +187,7 @@ impl Stack {
         for server in Server::ALL {
             self.stop_server(server).await;
         }
-        if self.keep_data {
-            Ok(())
-        } else {
-            self.data.remove()
-        }
+        if self.keep_data { Ok(()) } else { self.data.remove() }
     }
 
     async fn signal(&self, server: Server, signal: Signal) -> Result<(), StackError> {

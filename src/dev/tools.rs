@@ -24,22 +24,12 @@ impl Tools {
         let tools = Self { dir: dir.into() };
         for folder in [tools.kafka(), tools.apicurio(), tools.postgres()] {
             if !folder.join(INSTALLED).is_file() {
-                let what = folder
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned();
-                return Err(StackError::NotInstalled {
-                    what,
-                    folder: tools.dir,
-                });
+                let what = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return Err(StackError::NotInstalled { what, folder: tools.dir });
             }
         }
         if !tools.java().exists() {
-            return Err(StackError::NotInstalled {
-                what: "java".to_owned(),
-                folder: tools.dir,
-            });
+            return Err(StackError::NotInstalled { what: "java".to_owned(), folder: tools.dir });
         }
         Ok(tools)
     }
@@ -61,8 +51,7 @@ impl Tools {
 
     pub(super) fn apicurio_jar(&self) -> PathBuf {
         let version = version("APICURIO_VERSION");
-        self.apicurio()
-            .join(format!("apicurio-registry-app-{version}-runner.jar"))
+        self.apicurio().join(format!("apicurio-registry-app-{version}-runner.jar"))
     }
 
     fn postgres(&self) -> PathBuf {
@@ -90,6 +79,7 @@ fn version(key: &str) -> &'static str {
 
 /// `PATIENT_NOTIFY_TOOLS_DIR`, or the user's cache; the same rule as
 /// `scripts/tools-dir.sh`.
+#[expect(clippy::disallowed_methods, reason = "where tools are is not a key of the service")]
 pub fn default_tools_dir() -> PathBuf {
     match std::env::var_os("PATIENT_NOTIFY_TOOLS_DIR") {
         Some(dir) if !dir.is_empty() => PathBuf::from(dir),
@@ -98,12 +88,9 @@ pub fn default_tools_dir() -> PathBuf {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "where tools are is not a key of the service")]
 fn user_cache() -> PathBuf {
-    let set = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("XDG_CACHE_HOME").unwrap_or_else(|| set("HOME").unwrap_or_else(std::env::temp_dir).join(".cache"))
 }
 

@@ -19,9 +19,7 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use crate::deliver::{Message, Providers, Renderer, SendOutcome};
-use crate::domain::{
-    Channel, DeliveryId, NotificationId, Outcome, Purpose, RecipientId, Redacted, Urgency,
-};
+use crate::domain::{Channel, DeliveryId, NotificationId, Outcome, Purpose, RecipientId, Redacted, Urgency};
 use crate::metrics;
 use crate::plan::RetryPolicy;
 use crate::record::Recorded;

@@ -70,9 +70,7 @@ pub fn after_send(
             (record, Outcome::Done)
         }
         SendOutcome::Permanent(reason) => failed(assignment, State::PermanentFailure, *reason, 1),
-        SendOutcome::Transient { reason, after } => {
-            transient(assignment, *reason, *after, policy, chance)
-        }
+        SendOutcome::Transient { reason, after } => transient(assignment, *reason, *after, policy, chance),
         SendOutcome::Throttled { after } => {
             let mut record = recorded(assignment, State::Held, Reason::Throttled);
             record.new_group = true;
@@ -254,10 +252,8 @@ mod tests {
 
     #[test]
     fn a_transient_failure_is_due_again_under_a_new_key() {
-        let (record, _) = after(
-            &assignment(0),
-            &SendOutcome::Transient { reason: Reason::ProviderError, after: None },
-        );
+        let (record, _) =
+            after(&assignment(0), &SendOutcome::Transient { reason: Reason::ProviderError, after: None });
         assert_eq!((record.state, record.attempts, record.new_group), (State::TemporaryFailure, 1, true));
         assert!(record.due_after.unwrap() >= Duration::from_millis(2500));
     }

@@ -122,36 +122,35 @@ impl Lane {
         self.postponed = postponed;
         batch
     }
-
 }
 
 async fn write(store: &Store, options: &RecorderOptions, fatal: &CancellationToken, jobs: Vec<Job>) {
-        let (batch, rest): (Vec<Recorded>, Vec<(Outcome, OnRecorded)>) =
-            jobs.into_iter().map(|job| (job.recorded, (job.outcome, job.on_recorded))).unzip();
-        let (mut pause, longest) = options.backoff;
-        let recorded = loop {
-            match store.record(&batch).await {
-                Ok(recorded) => break recorded,
-                Err(error @ RecordError::Unavailable(_)) => {
-                    metrics::unavailable("postgres");
-                    warn!(%error, rows = batch.len(), "outcomes wait for the database");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(longest);
-                }
-                Err(error @ RecordError::Bug(_)) => {
-                    error!(%error, "outcomes cannot be recorded; the process ends and their claims run out");
-                    fatal.cancel();
-                    return;
-                }
+    let (batch, rest): (Vec<Recorded>, Vec<(Outcome, OnRecorded)>) =
+        jobs.into_iter().map(|job| (job.recorded, (job.outcome, job.on_recorded))).unzip();
+    let (mut pause, longest) = options.backoff;
+    let recorded = loop {
+        match store.record(&batch).await {
+            Ok(recorded) => break recorded,
+            Err(error @ RecordError::Unavailable(_)) => {
+                metrics::unavailable("postgres");
+                warn!(%error, rows = batch.len(), "outcomes wait for the database");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(longest);
             }
-        };
-        for (one, (outcome, on_recorded)) in batch.iter().zip(rest) {
-            if recorded.contains(&one.delivery_id) {
-                on_recorded(outcome);
-            } else {
-                metrics::lease_lost(1);
-                warn!(delivery_id = %one.delivery_id, epoch = one.epoch, "the claim was no longer ours; nothing recorded");
-                on_recorded(Outcome::Ignored(Reason::OwnerLost));
+            Err(error @ RecordError::Bug(_)) => {
+                error!(%error, "outcomes cannot be recorded; the process ends and their claims run out");
+                fatal.cancel();
+                return;
             }
         }
+    };
+    for (one, (outcome, on_recorded)) in batch.iter().zip(rest) {
+        if recorded.contains(&one.delivery_id) {
+            on_recorded(outcome);
+        } else {
+            metrics::lease_lost(1);
+            warn!(delivery_id = %one.delivery_id, epoch = one.epoch, "the claim was no longer ours; nothing recorded");
+            on_recorded(Outcome::Ignored(Reason::OwnerLost));
+        }
+    }
 }

@@ -147,10 +147,7 @@ mod tests {
 
     #[test]
     fn parts_do_not_run_into_each_other() {
-        assert_ne!(
-            NotificationId::for_request("ab", "c"),
-            NotificationId::for_request("a", "bc")
-        );
+        assert_ne!(NotificationId::for_request("ab", "c"), NotificationId::for_request("a", "bc"));
     }
 
     #[test]

@@ -18,7 +18,6 @@ super::notification::words! {
     }
 }
 
-
 /// Times of day between which a recipient is left in peace, in the recipient's
 /// own zone; `start` after `end` runs over midnight, equal means never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,13 +5,10 @@
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 
 /// Bounds of histograms of calls (seconds): a loopback answer to the longest time-out.
-const CALL_SECONDS: [f64; 14] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-];
+const CALL_SECONDS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Bounds of the way from acceptance to provider (seconds); the promise is at 10.
-const WAY_SECONDS: [f64; 13] = [
-    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
-];
+const WAY_SECONDS: [f64; 13] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 /// Bounds of rows a statement.
 const ROWS: [f64; 9] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2000.0];
 
@@ -59,18 +56,8 @@ impl Intake {
                 .with_unit("s")
                 .with_description("Age of the record that has been in hand longest; 0: none")
                 .build(),
-            queue_records: gauge(
-                meter,
-                "queue_records",
-                "{record}",
-                "Records that wait in this process",
-            ),
-            queue_bytes: gauge(
-                meter,
-                "queue",
-                "By",
-                "Bytes of the records that wait in this process",
-            ),
+            queue_records: gauge(meter, "queue_records", "{record}", "Records that wait in this process"),
+            queue_bytes: gauge(meter, "queue", "By", "Bytes of the records that wait in this process"),
         }
     }
 }
@@ -89,18 +76,8 @@ pub(super) struct Sends {
 impl Sends {
     pub(super) fn new(meter: &Meter) -> Self {
         Self {
-            deliveries: counter(
-                meter,
-                "deliveries",
-                "{delivery}",
-                "Attempts by channel and outcome",
-            ),
-            provider_calls: seconds(
-                meter,
-                "provider_call_duration",
-                "Calls to providers",
-                &CALL_SECONDS,
-            ),
+            deliveries: counter(meter, "deliveries", "{delivery}", "Attempts by channel and outcome"),
+            provider_calls: seconds(meter, "provider_call_duration", "Calls to providers", &CALL_SECONDS),
             accept_to_provider: seconds(
                 meter,
                 "accept_to_provider_duration",
@@ -124,12 +101,7 @@ impl Sends {
                 .with_unit("{delivery}")
                 .with_description("Deliveries that a provider is being called for")
                 .build(),
-            due_claimed: counter(
-                meter,
-                "due_claimed",
-                "{delivery}",
-                "Due deliveries taken by a worker",
-            ),
+            due_claimed: counter(meter, "due_claimed", "{delivery}", "Due deliveries taken by a worker"),
         }
     }
 }
@@ -153,12 +125,7 @@ impl Sides {
                 .with_description("Rows a database statement")
                 .with_boundaries(ROWS.to_vec())
                 .build(),
-            unavailable: counter(
-                meter,
-                "unavailable",
-                "{error}",
-                "Tries that met an absent dependency",
-            ),
+            unavailable: counter(meter, "unavailable", "{error}", "Tries that met an absent dependency"),
             outbox_published: counter(meter, "outbox_published", "{record}", "Status changes published"),
             grpc_requests: seconds(
                 meter,
@@ -172,28 +139,15 @@ impl Sides {
 
 /// What runs: one series a process.
 pub(super) fn build_info(meter: &Meter) -> Gauge<u64> {
-    gauge(
-        meter,
-        "build_info",
-        "{process}",
-        "Always 1; the labels say what runs",
-    )
+    gauge(meter, "build_info", "{process}", "Always 1; the labels say what runs")
 }
 
 fn counter(meter: &Meter, name: &str, unit: &'static str, description: &'static str) -> Counter<u64> {
-    meter
-        .u64_counter(format!("patient_notify_{name}"))
-        .with_unit(unit)
-        .with_description(description)
-        .build()
+    meter.u64_counter(format!("patient_notify_{name}")).with_unit(unit).with_description(description).build()
 }
 
 fn gauge(meter: &Meter, name: &str, unit: &'static str, description: &'static str) -> Gauge<u64> {
-    meter
-        .u64_gauge(format!("patient_notify_{name}"))
-        .with_unit(unit)
-        .with_description(description)
-        .build()
+    meter.u64_gauge(format!("patient_notify_{name}")).with_unit(unit).with_description(description).build()
 }
 
 fn seconds(meter: &Meter, name: &str, description: &'static str, bounds: &[f64]) -> Histogram<f64> {

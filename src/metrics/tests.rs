@@ -76,11 +76,7 @@ fn child() {
         "patient_notify_oldest_in_hand_age_seconds 1.5",
         "patient_notify_queue_records 10",
         "patient_notify_queue_bytes 4096",
-        concat!(
-            "patient_notify_build_info{role=\"test\",version=\"",
-            env!("CARGO_PKG_VERSION"),
-            "\"} 1"
-        ),
+        concat!("patient_notify_build_info{role=\"test\",version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
         assert!(text.lines().any(|l| l == line), "missing: {line}\n{text}");
     }
@@ -89,8 +85,5 @@ fn child() {
         records(&format!("t-{number}"), "done", 1);
     }
     assert!(render().contains(r#"{outcome="done",topic="other"}"#));
-    assert_eq!(
-        render().matches("patient_notify_records_total{").count(),
-        TOPICS_MAX + 1
-    );
+    assert_eq!(render().matches("patient_notify_records_total{").count(), TOPICS_MAX + 1);
 }

@@ -22,7 +22,12 @@ pub enum Decision {
     /// To a provider, now.
     Dispatch,
     /// To a provider, not before this time.
-    Hold { until: Timestamp, why: HoldReason },
+    Hold {
+        /// Not before.
+        until: Timestamp,
+        /// What it waits for.
+        why: HoldReason,
+    },
     /// To nobody, for this reason.
     Suppress(Reason),
     /// To nobody: it would come too late.
@@ -121,10 +126,7 @@ fn plan_result(
         let nobody = RecipientId::from_external(result.patient_id.as_str());
         return vec![suppressed(id(nobody), nobody, wish(), Reason::UnknownPatient, settings)];
     }
-    recipients
-        .iter()
-        .map(|recipient| decide(id(recipient.id), recipient, wish(), settings, now))
-        .collect()
+    recipients.iter().map(|recipient| decide(id(recipient.id), recipient, wish(), settings, now)).collect()
 }
 
 fn plan_request(
@@ -157,8 +159,7 @@ fn plan_request(
     vec![match found {
         Some(recipient) => decide(id, recipient, wish, settings, now),
         None => {
-            let reason =
-                if recipients.is_empty() { Reason::UnknownPatient } else { Reason::NoRecipient };
+            let reason = if recipients.is_empty() { Reason::UnknownPatient } else { Reason::NoRecipient };
             suppressed(id, RecipientId::from_external(wanted), wish, reason, settings)
         }
     }]

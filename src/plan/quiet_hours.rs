@@ -21,11 +21,7 @@ pub fn end_of_quiet_hours(at: Timestamp, quiet: QuietHours, zone: &TimeZone) -> 
     let (time, date) = (local.time(), local.date());
     let end_date = if is_between(time, quiet.start, quiet.end) {
         // Over midnight and before it: the end is tomorrow's.
-        if quiet.start > quiet.end && time >= quiet.start {
-            date.checked_add(1.day()).ok()?
-        } else {
-            date
-        }
+        if quiet.start > quiet.end && time >= quiet.start { date.checked_add(1.day()).ok()? } else { date }
     } else {
         return None;
     };

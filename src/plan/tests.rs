@@ -77,7 +77,8 @@ fn quiet_hours_hold_all_but_the_critical() {
     let held = only(plan(&result(ResultUrgency::Abnormal, night()), &[recipient("p")], &settings(), night()));
     let morning = "2026-06-10T12:00:00Z".parse().unwrap();
     assert_eq!(held.decision, Decision::Hold { until: morning, why: HoldReason::QuietHours });
-    let urgent = only(plan(&result(ResultUrgency::Critical, night()), &[recipient("p")], &settings(), night()));
+    let urgent =
+        only(plan(&result(ResultUrgency::Critical, night()), &[recipient("p")], &settings(), night()));
     assert_eq!(urgent.decision, Decision::Dispatch);
 }
 
@@ -163,5 +164,7 @@ fn a_campaign_needs_consent() {
 fn a_plan_prints_no_address() {
     let planned = plan(&result(ResultUrgency::Normal, noon()), &[recipient("p")], &settings(), noon());
     let printed = format!("{planned:?}");
-    assert!(!printed.contains("+1555") && !printed.contains("example.org") && !printed.contains("laboratory"));
+    assert!(
+        !printed.contains("+1555") && !printed.contains("example.org") && !printed.contains("laboratory")
+    );
 }

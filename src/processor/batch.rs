@@ -60,8 +60,10 @@ type Split = (Vec<Decoded>, Vec<(Record, Rejected)>);
 async fn decode(shared: &Shared, records: Vec<Record>, mut permits: OwnedSemaphorePermit) -> Option<Split> {
     let mut retry = Retry::new(shared, "registry");
     loop {
-        let payloads =
-            records.iter().filter_map(|record| record.payload.as_ref()).map(|payload| payload.expose().as_slice());
+        let payloads = records
+            .iter()
+            .filter_map(|record| record.payload.as_ref())
+            .map(|payload| payload.expose().as_slice());
         match shared.parts.decoder.prepare(payloads).await {
             Ok(()) => break,
             Err(error) => {
@@ -188,8 +190,7 @@ async fn claim_and_hand_over(shared: &Arc<Shared>, decoded: Vec<Decoded>, planne
     for (one, plans) in decoded.into_iter().zip(planned) {
         shared.breaker.lock().observe(false);
         // Taken out, so that a second record of the same meaning finds it gone.
-        let new: Vec<Planned> =
-            plans.into_iter().filter(|plan| ours.remove(&plan.notification_id)).collect();
+        let new: Vec<Planned> = plans.into_iter().filter(|plan| ours.remove(&plan.notification_id)).collect();
         hand_over(shared, one, new, batch, lease_until);
     }
 }

@@ -128,7 +128,11 @@ pub async fn run(
     }
     // The poll thread closes the intakes, waits for what was begun, commits, leaves.
     consumer.stop();
-    let ended = if fatal.is_cancelled() { Err(ProcessorError::Bug) } else { consumer.ended().await.map_err(Into::into) };
+    let ended = if fatal.is_cancelled() {
+        Err(ProcessorError::Bug)
+    } else {
+        consumer.ended().await.map_err(Into::into)
+    };
     shared.stop.cancel();
     leaks.abort();
     loops.join_all().await;
@@ -140,7 +144,8 @@ fn register_probes(health: &Health, shared: &Arc<Shared>, consumer: &Arc<Consume
     health.add_liveness("kafka-poll-loop", move || of_heartbeat.check_heartbeat());
     let (of_slots, shared_of_slots) = (Arc::clone(consumer), Arc::clone(shared));
     health.add_liveness("progress", move || {
-        if shared_of_slots.waiting.load(Ordering::Relaxed) || shared_of_slots.breaker_open.load(Ordering::Relaxed)
+        if shared_of_slots.waiting.load(Ordering::Relaxed)
+            || shared_of_slots.breaker_open.load(Ordering::Relaxed)
         {
             return Ok(()); // A restart would not help.
         }
@@ -155,14 +160,20 @@ fn register_probes(health: &Health, shared: &Arc<Shared>, consumer: &Arc<Consume
     });
     let of_group = Arc::clone(consumer);
     health.add_readiness("consumer-group", move || {
-        if of_group.is_joined() { Ok(()) } else { Err("not a member of its group, or no broker answers".into()) }
+        if of_group.is_joined() {
+            Ok(())
+        } else {
+            Err("not a member of its group, or no broker answers".into())
+        }
     });
     let of_breaker = Arc::clone(shared);
     health.add_readiness("dead-letter-breaker", move || {
         if of_breaker.breaker_open.load(Ordering::Relaxed) {
-            return Err("open: too many records in a row cannot be decoded; mend the producer or the schema, \
+            return Err(
+                "open: too many records in a row cannot be decoded; mend the producer or the schema, \
                         then restart this pod"
-                .into());
+                    .into(),
+            );
         }
         Ok(())
     });
@@ -213,8 +224,8 @@ async fn gather(shared: &Shared, shard: usize) -> Option<(Vec<Record>, tokio::sy
         // A share of what is free, so that the other loops find some as well.
         let fair = (free / shared.intake.shards()).max(1);
         if wanted > 0
-            && let Ok(mut more) = Arc::clone(&shared.in_flight)
-                .try_acquire_many_owned(u32::try_from(fair).unwrap_or(u32::MAX))
+            && let Ok(mut more) =
+                Arc::clone(&shared.in_flight).try_acquire_many_owned(u32::try_from(fair).unwrap_or(u32::MAX))
         {
             let taken = shared.intake.take(shard, fair, &mut records);
             drop(more.split(fair - taken));

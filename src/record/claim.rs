@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::error::RecordError;
 use super::store::Store;
-use crate::domain::{Channel, DeliveryId, NotificationId, Purpose, Reason, RecipientId, Redacted, State, Urgency};
+use crate::domain::{
+    Channel, DeliveryId, NotificationId, Purpose, Reason, RecipientId, Redacted, State, Urgency,
+};
 use crate::metrics;
 
 /// One notification to claim.

@@ -184,7 +184,8 @@ impl Store {
 
 fn word<T>(row: &Row, column: &str, parse: fn(&str) -> Option<T>) -> Result<T, RecordError> {
     let text: &str = row.try_get(column)?;
-    parse(text).ok_or_else(|| RecordError::bug(format!("{column} holds a word that this version does not know")))
+    parse(text)
+        .ok_or_else(|| RecordError::bug(format!("{column} holds a word that this version does not know")))
 }
 
 fn millis(value: i64) -> Duration {

@@ -57,7 +57,8 @@ impl Store {
         let rows = client.query(STATES, &[]).await.map_err(RecordError::at("count_states"))?;
         rows.iter()
             .map(|row| {
-                let unknown = || RecordError::bug("notification holds a word that this version does not know");
+                let unknown =
+                    || RecordError::bug("notification holds a word that this version does not know");
                 Ok(StateCount {
                     state: State::parse(row.try_get("state")?).ok_or_else(unknown)?,
                     reason: Reason::parse(row.try_get("reason")?).ok_or_else(unknown)?,

@@ -83,11 +83,8 @@ where
 {
     telemetry::init(&config.log)?;
     metrics::init(name)?;
-    let context = Context {
-        config: Arc::new(config),
-        health: Health::new(),
-        shutdown: CancellationToken::new(),
-    };
+    let context =
+        Context { config: Arc::new(config), health: Health::new(), shutdown: CancellationToken::new() };
     let timeout = Duration::from_millis(context.config.shutdown.timeout_ms);
     let _signals = shutdown::listen(context.shutdown.clone(), Arc::clone(&context.health), timeout)
         .context("cannot listen for signals")?;
@@ -122,11 +119,7 @@ where
 /// The exit code of an error: by its kind, not by its text.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.downcast_ref::<Unavailable>().is_some() {
-        EXIT_UNAVAILABLE
-    } else {
-        shutdown::EXIT_HARD
-    }
+    if error.downcast_ref::<Unavailable>().is_some() { EXIT_UNAVAILABLE } else { shutdown::EXIT_HARD }
 }
 
 #[cfg(test)]

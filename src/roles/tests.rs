@@ -56,11 +56,7 @@ fn child() {
             },
         }
     });
-    std::process::exit(if code == ExitCode::SUCCESS {
-        0
-    } else {
-        code_of(code)
-    });
+    std::process::exit(if code == ExitCode::SUCCESS { 0 } else { code_of(code) });
 }
 
 /// `ExitCode` tells its number only to the system.
@@ -98,31 +94,20 @@ fn started(role: &str) -> Started {
         assert!(log.read_line(&mut line).unwrap() > 0, "the child has ended");
     }
     let event: serde_json::Value = serde_json::from_str(&line).unwrap();
-    Started {
-        child,
-        address: event["metrics"].as_str().unwrap().to_owned(),
-        log,
-    }
+    Started { child, address: event["metrics"].as_str().unwrap().to_owned(), log }
 }
 
 /// Runs a role to its end: exit code and log.
 fn ended(role: &str) -> (i32, String) {
     let output = start(role, "127.0.0.1:0").output().unwrap();
-    (
-        output.status.code().unwrap(),
-        String::from_utf8(output.stderr).unwrap(),
-    )
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
 impl Started {
     fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-        )
-        .unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
@@ -145,14 +130,8 @@ fn sigterm_ends_a_role_cleanly_and_probes_are_served_until_then() {
     assert!(role.get("/health/live").starts_with("HTTP/1.1 200"));
     while !role.get("/health/ready").starts_with("HTTP/1.1 200") {}
     let text = role.get("/metrics");
-    assert!(
-        text.contains("patient_notify_commits_total{result=\"ok\"} 1"),
-        "{text}"
-    );
-    assert!(
-        text.contains("patient_notify_build_info{role=\"dummy\""),
-        "{text}"
-    );
+    assert!(text.contains("patient_notify_commits_total{result=\"ok\"} 1"), "{text}");
+    assert!(text.contains("patient_notify_build_info{role=\"dummy\""), "{text}");
     role.signal(Signal::SIGTERM);
     let (code, log) = role.end();
     assert_eq!(code, 0, "{log}");
@@ -195,18 +174,13 @@ fn a_second_signal_ends_the_process_at_once() {
 fn an_absent_dependency_has_an_exit_code_of_its_own() {
     let (code, log) = ended("unavailable");
     assert_eq!(code, 69, "{log}");
-    assert!(
-        log.contains("postgres is not available: connection refused"),
-        "{log}"
-    );
+    assert!(log.contains("postgres is not available: connection refused"), "{log}");
 }
 
 #[test]
 fn a_taken_probe_port_is_a_clear_error() {
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let output = start("clean", &holder.local_addr().unwrap().to_string())
-        .output()
-        .unwrap();
+    let output = start("clean", &holder.local_addr().unwrap().to_string()).output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(69), "{log}");
     assert!(log.contains("PATIENT_NOTIFY_METRICS__LISTEN"), "{log}");
@@ -216,10 +190,7 @@ fn a_taken_probe_port_is_a_clear_error() {
 fn a_panic_is_a_bug_and_its_formatted_text_is_withheld() {
     let (code, log) = ended("panics");
     assert_eq!(code, 70, "{log}");
-    assert!(
-        log.contains("src/roles/tests.rs:") && log.contains("withheld"),
-        "{log}"
-    );
+    assert!(log.contains("src/roles/tests.rs:") && log.contains("withheld"), "{log}");
     let (code, log) = ended("literal");
     assert_eq!(code, 70, "{log}");
     assert!(log.contains("a broken invariant"), "{log}");
@@ -229,9 +200,6 @@ fn a_panic_is_a_bug_and_its_formatted_text_is_withheld() {
 fn libraries_do_not_log_below_info_whatever_the_filter_says() {
     let (code, log) = ended("chatty");
     assert_eq!(code, 0, "{log}");
-    assert!(
-        log.contains("a batch of ours") && log.contains("broker is down"),
-        "{log}"
-    );
+    assert!(log.contains("a batch of ours") && log.contains("broker is down"), "{log}");
     assert!(!log.contains("CANARY"), "{log}");
 }

@@ -45,19 +45,13 @@ impl Account {
             "token_uri": token_uri,
         });
         write_private(&file, account.to_string().as_bytes())?;
-        Ok(Self {
-            file,
-            public_key: DecodingKey::from_rsa_der(key.public_key().as_ref()),
-        })
+        Ok(Self { file, public_key: DecodingKey::from_rsa_der(key.public_key().as_ref()) })
     }
 }
 
 fn existing(file: &Path) -> Option<KeyPair> {
     let account: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
-    let lines = account["private_key"]
-        .as_str()?
-        .lines()
-        .filter(|line| !line.starts_with("-----"));
+    let lines = account["private_key"].as_str()?.lines().filter(|line| !line.starts_with("-----"));
     let der = STANDARD.decode(lines.collect::<String>()).ok()?;
     KeyPair::from_pkcs8(&der).ok()
 }
@@ -80,12 +74,7 @@ fn write_private(file: &Path, content: &[u8]) -> io::Result<()> {
 
     let beside = file.with_extension("json.new");
     let mut options = std::fs::OpenOptions::new();
-    let mut new = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
+    let mut new = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     new.write_all(content)?;
     std::fs::rename(&beside, file)
 }

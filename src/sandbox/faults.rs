@@ -49,9 +49,7 @@ pub struct Faults {
 
 impl Default for Faults {
     fn default() -> Self {
-        Self {
-            channels: std::array::from_fn(|_| watch::Sender::new(ChannelFaults::default())),
-        }
+        Self { channels: std::array::from_fn(|_| watch::Sender::new(ChannelFaults::default())) }
     }
 }
 
@@ -82,15 +80,8 @@ impl Faults {
     pub(super) fn treatment(&self, channel: Channel) -> Treatment {
         let faults = self.get(channel);
         if hits(faults.fail_percent) {
-            let status = if faults.fail_status == 0 {
-                500
-            } else {
-                faults.fail_status
-            };
-            return Treatment::Fail {
-                status,
-                retry_after_s: faults.retry_after_s,
-            };
+            let status = if faults.fail_status == 0 { 500 } else { faults.fail_status };
+            return Treatment::Fail { status, retry_after_s: faults.retry_after_s };
         }
         if hits(faults.hang_percent) {
             return Treatment::Hang;

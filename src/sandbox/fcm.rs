@@ -47,10 +47,7 @@ impl Tokens {
         self.issued.fetch_add(1, Ordering::Relaxed);
         let mut tokens = self.ends_at.lock();
         if tokens.len() >= TOKENS_MAX {
-            let oldest = tokens
-                .iter()
-                .min_by_key(|(_, ends_at)| **ends_at)
-                .map(|(token, _)| token.clone());
+            let oldest = tokens.iter().min_by_key(|(_, ends_at)| **ends_at).map(|(token, _)| token.clone());
             oldest.map(|oldest| tokens.remove(&oldest));
         }
         tokens.insert(token.clone(), Instant::now() + TOKEN_LIFETIME);
@@ -60,12 +57,7 @@ impl Tokens {
     fn is_good(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = given.and_then(|value| value.strip_prefix("Bearer "));
-        token.is_some_and(|token| {
-            self.ends_at
-                .lock()
-                .get(token)
-                .is_some_and(|end| Instant::now() < *end)
-        })
+        token.is_some_and(|token| self.ends_at.lock().get(token).is_some_and(|end| Instant::now() < *end))
     }
 
     pub(super) fn issued(&self) -> u64 {
@@ -131,13 +123,7 @@ pub(super) fn router(
     validation.set_audience(&[token_uri]);
     validation.set_issuer(&[CLIENT_EMAIL]);
     validation.set_required_spec_claims(&["exp", "iss", "aud"]);
-    let server = Server {
-        log,
-        faults,
-        tokens,
-        public_key,
-        validation,
-    };
+    let server = Server { log, faults, tokens, public_key, validation };
     Router::new()
         .route("/token", post(token))
         .route("/v1/projects/{project}/messages:send", post(send))
@@ -176,24 +162,15 @@ async fn send(
     let treatment = server.faults.treatment(Channel::Push);
     match treatment {
         Treatment::Hang => return std::future::pending().await,
-        Treatment::Fail {
-            status,
-            retry_after_s,
-        } => {
+        Treatment::Fail { status, retry_after_s } => {
             server.faults.latency(Channel::Push).await;
             return failed(status, retry_after_s);
         }
         Treatment::Serve | Treatment::DropAfterReceive => {}
     }
-    let parsed = serde_json::from_slice::<Send>(&body)
-        .ok()
-        .filter(|_| body.len() <= PAYLOAD_MAX_BYTES);
+    let parsed = serde_json::from_slice::<Send>(&body).ok().filter(|_| body.len() <= PAYLOAD_MAX_BYTES);
     let Some(Send { message }) = parsed else {
-        return error(
-            StatusCode::BAD_REQUEST,
-            "INVALID_ARGUMENT",
-            Some("INVALID_ARGUMENT"),
-        );
+        return error(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT"));
     };
     if let Some(refusal) = refusal(&message.token) {
         server.faults.latency(Channel::Push).await;
@@ -217,19 +194,10 @@ fn refusal(token: &str) -> Option<Response> {
         return Some(error(StatusCode::NOT_FOUND, "NOT_FOUND", Some("UNREGISTERED")));
     }
     if token.starts_with("mismatch-") {
-        return Some(error(
-            StatusCode::FORBIDDEN,
-            "PERMISSION_DENIED",
-            Some("SENDER_ID_MISMATCH"),
-        ));
+        return Some(error(StatusCode::FORBIDDEN, "PERMISSION_DENIED", Some("SENDER_ID_MISMATCH")));
     }
-    (token.is_empty() || token.starts_with("bad-")).then(|| {
-        error(
-            StatusCode::BAD_REQUEST,
-            "INVALID_ARGUMENT",
-            Some("INVALID_ARGUMENT"),
-        )
-    })
+    (token.is_empty() || token.starts_with("bad-"))
+        .then(|| error(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", Some("INVALID_ARGUMENT")))
 }
 
 fn error(status: StatusCode, word: &str, fcm_word: Option<&str>) -> Response {

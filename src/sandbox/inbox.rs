@@ -41,9 +41,7 @@ pub fn inbox_router(log: Arc<MessageLog>) -> Router {
 
 /// `/sandbox/faults/{channel}`: GET what is in force, PUT a [`ChannelFaults`].
 pub fn faults_router(faults: Arc<Faults>) -> Router {
-    Router::new()
-        .route("/sandbox/faults/{channel}", get(faults_of).put(set_faults))
-        .with_state(faults)
+    Router::new().route("/sandbox/faults/{channel}", get(faults_of).put(set_faults)).with_state(faults)
 }
 
 async fn page() -> Response {

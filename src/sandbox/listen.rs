@@ -117,12 +117,7 @@ impl Line {
     fn new(stream: TcpStream, cut: CancellationToken, permit: OwnedSemaphorePermit) -> Self {
         // Without it small answers wait for ACKs; a failure only makes it slower.
         let _ = stream.set_nodelay(true);
-        Self {
-            stream,
-            when_cut: Box::pin(cut.clone().cancelled_owned()),
-            cut,
-            _permit: permit,
-        }
+        Self { stream, when_cut: Box::pin(cut.clone().cancelled_owned()), cut, _permit: permit }
     }
 }
 

@@ -119,9 +119,7 @@ pub struct MessageLog {
 
 impl std::fmt::Debug for MessageLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MessageLog")
-            .field("stats", &self.stats())
-            .finish_non_exhaustive()
+        f.debug_struct("MessageLog").field("stats", &self.stats()).finish_non_exhaustive()
     }
 }
 
@@ -135,10 +133,7 @@ impl MessageLog {
     /// A log that keeps at most `capacity` messages (at least one).
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self {
-            capacity: capacity.max(1),
-            inner: Mutex::default(),
-        }
+        Self { capacity: capacity.max(1), inner: Mutex::default() }
     }
 
     /// Adds a message; the oldest goes when the log is full.
@@ -189,11 +184,7 @@ impl MessageLog {
         let inner = self.inner.lock();
         let mut stats = inner.stats.clone();
         stats.deliveries = inner.by_code.len();
-        stats.duplicates = inner
-            .by_code
-            .values()
-            .map(|&count| u64::from(count.saturating_sub(1)))
-            .sum();
+        stats.duplicates = inner.by_code.values().map(|&count| u64::from(count.saturating_sub(1))).sum();
         stats
     }
 
@@ -208,24 +199,14 @@ impl MessageLog {
     /// `address` (empty: all).
     #[must_use]
     pub fn latest(&self, limit: usize, address: &str) -> Vec<Arc<Received>> {
-        self.find(limit, |message| {
-            address.is_empty() || message.to.expose().contains(address)
-        })
+        self.find(limit, |message| address.is_empty() || message.to.expose().contains(address))
     }
 
     /// The newest `limit` messages, newest first, that a condition holds for,
     /// among the newest 200,000.
     pub fn find(&self, limit: usize, mut wanted: impl FnMut(&Received) -> bool) -> Vec<Arc<Received>> {
         let inner = self.inner.lock();
-        inner
-            .messages
-            .iter()
-            .rev()
-            .take(SEARCH_MAX)
-            .filter(|m| wanted(m))
-            .take(limit)
-            .cloned()
-            .collect()
+        inner.messages.iter().rev().take(SEARCH_MAX).filter(|m| wanted(m)).take(limit).cloned().collect()
     }
 
     /// Every message that is kept, oldest first.
@@ -262,14 +243,8 @@ mod tests {
 
     fn message(number: u128) -> Received {
         let id = Uuid::from_u128(number << 64);
-        Received::new(
-            Channel::Sms,
-            "SM1".to_owned(),
-            "+15550100001".to_owned(),
-            String::new(),
-            "hello",
-        )
-        .of_delivery(Some(id))
+        Received::new(Channel::Sms, "SM1".to_owned(), "+15550100001".to_owned(), String::new(), "hello")
+            .of_delivery(Some(id))
     }
 
     #[test]
@@ -291,23 +266,14 @@ mod tests {
             log.push(message(number));
         }
         let stats = log.stats();
-        assert_eq!(
-            (log.len(), stats.total, stats.evicted, stats.deliveries),
-            (2, 5, 3, 2)
-        );
+        assert_eq!((log.len(), stats.total, stats.evicted, stats.deliveries), (2, 5, 3, 2));
     }
 
     #[test]
     fn the_code_is_found_in_the_link() {
-        assert_eq!(
-            short_code_in("see https://p.org/n/0123456789A Call"),
-            Some("0123456789A".to_owned())
-        );
+        assert_eq!(short_code_in("see https://p.org/n/0123456789A Call"), Some("0123456789A".to_owned()));
         assert_eq!(short_code_in("https://p.org/n/short"), None);
-        assert_eq!(
-            short_code_in("/n/x /n/0123456789B"),
-            Some("0123456789B".to_owned())
-        );
+        assert_eq!(short_code_in("/n/x /n/0123456789B"), Some("0123456789B".to_owned()));
     }
 
     #[test]

@@ -50,13 +50,7 @@ impl SandboxOptions {
     /// Free ports, the default log.
     #[must_use]
     pub fn in_dir(dir: &Path) -> Self {
-        Self {
-            sms_port: 0,
-            smtp_port: 0,
-            fcm_port: 0,
-            dir: dir.to_owned(),
-            log_capacity: DEFAULT_CAPACITY,
-        }
+        Self { sms_port: 0, smtp_port: 0, fcm_port: 0, dir: dir.to_owned(), log_capacity: DEFAULT_CAPACITY }
     }
 }
 
@@ -131,10 +125,8 @@ impl Sandbox {
             (sms_gate.address(), smtp_gate.address(), fcm_gate.address());
 
         let token_uri = format!("http://{fcm_address}/token");
-        let account = Account::prepare(&options.dir, &token_uri).map_err(|source| SandboxError::Account {
-            dir: options.dir.clone(),
-            source,
-        })?;
+        let account = Account::prepare(&options.dir, &token_uri)
+            .map_err(|source| SandboxError::Account { dir: options.dir.clone(), source })?;
         let tokens = Arc::new(fcm::Tokens::default());
         let shared = || (Arc::clone(&log), Arc::clone(&faults));
         let ((sms_log, sms_faults), (fcm_log, fcm_faults), (smtp_log, smtp_faults)) =
@@ -142,13 +134,8 @@ impl Sandbox {
         let sms_router = twilio::router(sms_log, sms_faults)
             .merge(inbox_router(Arc::clone(&log)))
             .merge(faults_router(Arc::clone(&faults)));
-        let fcm_router = fcm::router(
-            fcm_log,
-            fcm_faults,
-            Arc::clone(&tokens),
-            account.public_key,
-            &token_uri,
-        );
+        let fcm_router =
+            fcm::router(fcm_log, fcm_faults, Arc::clone(&tokens), account.public_key, &token_uri);
 
         let mut servers = JoinSet::new();
         servers.spawn(serve(sms_gate, sms_router, stop.clone()));

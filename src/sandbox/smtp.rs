@@ -57,13 +57,7 @@ struct Session {
 
 impl Session {
     fn new(line: Line, log: Arc<MessageLog>, faults: Arc<Faults>) -> Self {
-        Self {
-            stream: BufReader::new(line),
-            log,
-            faults,
-            has_sender: false,
-            recipients: Vec::new(),
-        }
+        Self { stream: BufReader::new(line), log, faults, has_sender: false, recipients: Vec::new() }
     }
 
     async fn run(mut self) {
@@ -105,10 +99,7 @@ impl Session {
 
     async fn auth(&mut self, rest: &str) -> Result<(), Over> {
         let mut words = rest.split_whitespace();
-        if !words
-            .next()
-            .is_some_and(|mechanism| mechanism.eq_ignore_ascii_case("PLAIN"))
-        {
+        if !words.next().is_some_and(|mechanism| mechanism.eq_ignore_ascii_case("PLAIN")) {
             return self.reply("504 5.5.4 PLAIN only").await;
         }
         let response = match words.next() {
@@ -119,19 +110,9 @@ impl Session {
             }
         };
         use base64::Engine as _;
-        let plain = base64::engine::general_purpose::STANDARD
-            .decode(response)
-            .unwrap_or_default();
-        let is_refused = plain
-            .split(|&byte| byte == 0)
-            .nth(1)
-            .is_none_or(|user| user == b"refused");
-        self.reply(if is_refused {
-            "535 5.7.8 not accepted"
-        } else {
-            "235 2.7.0 welcome"
-        })
-        .await
+        let plain = base64::engine::general_purpose::STANDARD.decode(response).unwrap_or_default();
+        let is_refused = plain.split(|&byte| byte == 0).nth(1).is_none_or(|user| user == b"refused");
+        self.reply(if is_refused { "535 5.7.8 not accepted" } else { "235 2.7.0 welcome" }).await
     }
 
     async fn mail(&mut self, rest: &str) -> Result<(), Over> {
@@ -218,11 +199,7 @@ impl Session {
             if line == b".\r\n" {
                 return Ok((!is_too_long).then_some(content));
             }
-            let line = if line.starts_with(b".") {
-                &line[1..]
-            } else {
-                &line[..]
-            };
+            let line = if line.starts_with(b".") { &line[1..] } else { &line[..] };
             if content.len() + line.len() > MESSAGE_MAX_BYTES {
                 is_too_long = true;
                 content.clear();
@@ -240,9 +217,7 @@ impl Session {
 
     async fn line(&mut self) -> Result<String, Over> {
         let line = self.raw_line().await?;
-        Ok(String::from_utf8_lossy(&line)
-            .trim_end_matches(['\r', '\n'])
-            .to_owned())
+        Ok(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned())
     }
 
     async fn raw_line(&mut self) -> Result<Vec<u8>, Over> {
@@ -261,19 +236,13 @@ impl Session {
 
     async fn reply(&mut self, text: &str) -> Result<(), Over> {
         let bytes = format!("{text}\r\n");
-        self.stream
-            .get_mut()
-            .write_all(bytes.as_bytes())
-            .await
-            .map_err(|_| Over)
+        self.stream.get_mut().write_all(bytes.as_bytes()).await.map_err(|_| Over)
     }
 }
 
 /// The address between angle brackets after `FROM:` or `TO:`.
 fn address<'a>(rest: &'a str, label: &str) -> Option<&'a str> {
-    let after = rest
-        .get(..label.len())
-        .filter(|head| head.eq_ignore_ascii_case(label))?;
+    let after = rest.get(..label.len()).filter(|head| head.eq_ignore_ascii_case(label))?;
     let (_, from_bracket) = rest[after.len()..].split_once('<')?;
     from_bracket.split_once('>').map(|(address, _)| address)
 }
@@ -291,17 +260,9 @@ fn failure_reply(status: u16) -> String {
 
 fn received(raw: &[u8], to: String, queue_id: &str) -> Received {
     let parsed = MessageParser::default().parse(raw);
-    let subject = parsed
-        .as_ref()
-        .and_then(|m| m.subject())
-        .unwrap_or_default()
-        .to_owned();
+    let subject = parsed.as_ref().and_then(|m| m.subject()).unwrap_or_default().to_owned();
     let text = parsed.as_ref().and_then(|m| m.body_text(0)).unwrap_or_default();
-    let message_id = parsed
-        .as_ref()
-        .and_then(|m| m.message_id())
-        .unwrap_or(queue_id)
-        .to_owned();
+    let message_id = parsed.as_ref().and_then(|m| m.message_id()).unwrap_or(queue_id).to_owned();
     let delivery_id = parsed
         .as_ref()
         .and_then(|m| m.header_raw("X-Notification-Delivery"))

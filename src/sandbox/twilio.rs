@@ -66,11 +66,7 @@ struct List {
 /// The routes of the server.
 pub(super) fn router(log: Arc<MessageLog>, faults: Arc<Faults>) -> Router {
     let pair = base64::engine::general_purpose::STANDARD.encode(format!("{ACCOUNT_SID}:{AUTH_TOKEN}"));
-    let server = Server {
-        log,
-        faults,
-        authorization: format!("Basic {pair}"),
-    };
+    let server = Server { log, faults, authorization: format!("Basic {pair}") };
     Router::new()
         .route(MESSAGES_PATH, post(create).get(list))
         .layer(DefaultBodyLimit::max(REQUEST_MAX_BYTES))
@@ -90,10 +86,7 @@ async fn create(
     let treatment = server.faults.treatment(Channel::Sms);
     match treatment {
         Treatment::Hang => return std::future::pending().await,
-        Treatment::Fail {
-            status,
-            retry_after_s,
-        } => {
+        Treatment::Fail { status, retry_after_s } => {
             server.faults.latency(Channel::Sms).await;
             return failed(status, retry_after_s);
         }
@@ -129,27 +122,16 @@ async fn list(
     if let Some(refusal) = server.unauthorized(&account, &headers) {
         return refusal;
     }
-    let size = query
-        .page_size
-        .unwrap_or(PAGE_SIZE_DEFAULT)
-        .clamp(1, PAGE_SIZE_MAX);
+    let size = query.page_size.unwrap_or(PAGE_SIZE_DEFAULT).clamp(1, PAGE_SIZE_MAX);
     let skip = query.page.saturating_mul(size);
-    let mut found = server
-        .log
-        .find(skip.saturating_add(size).saturating_add(1), |message| {
-            message.channel == Channel::Sms
-                && query.to.as_ref().is_none_or(|to| to == message.to.expose())
-                && query
-                    .date_sent_from
-                    .is_none_or(|from| message.received_at >= from)
-        });
+    let mut found = server.log.find(skip.saturating_add(size).saturating_add(1), |message| {
+        message.channel == Channel::Sms
+            && query.to.as_ref().is_none_or(|to| to == message.to.expose())
+            && query.date_sent_from.is_none_or(|from| message.received_at >= from)
+    });
     let more = found.len() > skip.saturating_add(size);
     found.truncate(skip.saturating_add(size));
-    let messages: Vec<Value> = found
-        .iter()
-        .skip(skip)
-        .map(|message| shown(message, None))
-        .collect();
+    let messages: Vec<Value> = found.iter().skip(skip).map(|message| shown(message, None)).collect();
     let next = more.then(|| next_page(&account, &query, size)).flatten();
     let body = json!({ "messages": messages, "page": query.page, "page_size": size, "next_page_uri": next });
     Json(body).into_response()
@@ -165,9 +147,7 @@ fn next_page(account: &str, query: &List, size: usize) -> Option<String> {
     if let Some(from) = query.date_sent_from {
         pairs.append_pair("DateSent>", &from.to_string());
     }
-    pairs
-        .append_pair("PageSize", &size.to_string())
-        .append_pair("Page", &(query.page + 1).to_string());
+    pairs.append_pair("PageSize", &size.to_string()).append_pair("Page", &(query.page + 1).to_string());
     drop(pairs);
     Some(format!("{}?{}", url.path(), url.query()?))
 }
@@ -204,10 +184,8 @@ fn refusal(form: &Create) -> Option<(u32, &'static str)> {
     if form.body.is_empty() {
         return Some((21602, "Message body is required."));
     }
-    (form.body.chars().count() > BODY_MAX_CHARS).then_some((
-        21617,
-        "The concatenated message body exceeds the 1600 character limit.",
-    ))
+    (form.body.chars().count() > BODY_MAX_CHARS)
+        .then_some((21617, "The concatenated message body exceeds the 1600 character limit."))
 }
 
 fn is_e164(number: &str) -> bool {
@@ -219,10 +197,7 @@ fn is_e164(number: &str) -> bool {
 }
 
 fn shown(message: &Received, from: Option<&str>) -> Value {
-    let date = message
-        .received_at
-        .strftime("%a, %d %b %Y %H:%M:%S +0000")
-        .to_string();
+    let date = message.received_at.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string();
     json!({
         "sid": message.provider_message_id,
         "account_sid": ACCOUNT_SID,
@@ -245,11 +220,7 @@ fn error(status: StatusCode, code: u32, message: &str) -> Response {
 
 fn failed(status: u16, retry_after_s: u32) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = error(
-        status,
-        20000 + u32::from(status.as_u16()),
-        "Set by the sandbox's faults",
-    );
+    let mut response = error(status, 20000 + u32::from(status.as_u16()), "Set by the sandbox's faults");
     if retry_after_s > 0 {
         response.headers_mut().insert(RETRY_AFTER, retry_after_s.into());
     }

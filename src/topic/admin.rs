@@ -107,12 +107,7 @@ pub async fn check(config: &Config) -> Result<Report, AdminError> {
     let found = survey(&Admin::new(&config.kafka)?, &wanted).await?;
     let (changes, notes) = plan(&wanted, &found);
     let offsets = offsets::missing(&config.kafka, partitions_by_group(&config.kafka, &found)).await?;
-    Ok(Report {
-        topics: wanted.len(),
-        changes,
-        notes,
-        offsets,
-    })
+    Ok(Report { topics: wanted.len(), changes, notes, offsets })
 }
 
 /// Creates what is missing, adds partitions, corrects settings, waits until all
@@ -131,12 +126,7 @@ pub async fn apply(config: &Config) -> Result<Report, AdminError> {
     admin.set(&wanted, &found, &changes).await?;
     let found = wait_until_visible(&admin, &wanted).await?;
     let offsets = offsets::commit(&config.kafka, partitions_by_group(&config.kafka, &found)).await?;
-    Ok(Report {
-        topics: wanted.len(),
-        changes,
-        notes,
-        offsets,
-    })
+    Ok(Report { topics: wanted.len(), changes, notes, offsets })
 }
 
 /// Group → its topics with the number of their partitions, as far as they exist.
@@ -159,16 +149,9 @@ async fn wait_until_visible(admin: &Admin, wanted: &[Wanted]) -> Result<BTreeMap
     let begin = Instant::now();
     loop {
         let layout = admin.layout().await?;
-        let there = |want: &Wanted| {
-            layout
-                .get(&want.name)
-                .is_some_and(|(has, _)| *has >= want.partitions)
-        };
-        let absent: Vec<&str> = wanted
-            .iter()
-            .filter(|want| !there(want))
-            .map(|want| want.name.as_str())
-            .collect();
+        let there = |want: &Wanted| layout.get(&want.name).is_some_and(|(has, _)| *has >= want.partitions);
+        let absent: Vec<&str> =
+            wanted.iter().filter(|want| !there(want)).map(|want| want.name.as_str()).collect();
         if absent.is_empty() {
             return survey(admin, wanted).await;
         }

@@ -20,19 +20,14 @@ use crate::config;
 #[must_use]
 pub fn kafka_client_config(kafka: &config::Kafka) -> ClientConfig {
     static CLIENTS: AtomicU64 = AtomicU64::new(0);
-    let host = nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok());
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let host = host.unwrap_or_else(|| "unnamed-host".to_owned());
     let number = CLIENTS.fetch_add(1, Ordering::Relaxed);
 
     let mut client = ClientConfig::new();
     client
         .set("bootstrap.servers", &kafka.bootstrap_servers)
-        .set(
-            "client.id",
-            format!("patient-notify-{host}-{}-{number}", std::process::id()),
-        )
+        .set("client.id", format!("patient-notify-{host}-{}-{number}", std::process::id()))
         .set("security.protocol", &kafka.security_protocol)
         .set("socket.keepalive.enable", "true")
         // A topic that is being made is asked for again this often.

@@ -475,16 +475,20 @@ fn deliver(
 
 fn resume_with_room(shared: &Shared, consumer: &BaseConsumer<GroupContext>) {
     let partitions = shared.partitions();
-    let ready: Vec<_> =
-        partitions.iter().filter(|partition| partition.is_paused() && partition.has_room()).cloned().collect();
+    let ready: Vec<_> = partitions
+        .iter()
+        .filter(|partition| partition.is_paused() && partition.has_room())
+        .cloned()
+        .collect();
     if !ready.is_empty() {
         pause_or_resume(consumer, &ready, false);
     }
     let paused = partitions.iter().filter(|partition| partition.is_paused()).count();
     metrics::partitions(partitions.len() as u64, paused as u64);
-    let (records, bytes) = partitions.iter().map(|partition| partition.queued()).fold((0, 0), |sum, one| {
-        (sum.0 + one.0, sum.1 + one.1)
-    });
+    let (records, bytes) = partitions
+        .iter()
+        .map(|partition| partition.queued())
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     metrics::queue(records as u64, bytes as u64);
     let oldest = partitions.iter().filter_map(|partition| partition.oldest_age()).max();
     let oldest_ms = oldest.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));

@@ -68,18 +68,12 @@ impl DeadLetters {
     pub async fn send(&self, origin: &Origin<'_>, reason: Reason, detail: &str) -> Result<(), ProduceError> {
         let topic = names::dlq_of(origin.topic);
         let headers = self.headers(origin, reason, detail);
-        let sent = self
-            .producer
-            .send_with(&topic, origin.key, origin.payload, headers.clone())
-            .await;
+        let sent = self.producer.send_with(&topic, origin.key, origin.payload, headers.clone()).await;
         match sent {
             Err(error) if error.is_too_large() => {
                 let size = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
                 let sizes = format!("key {}, value {} bytes", size(origin.key), size(origin.payload));
-                let headers = headers.insert(Header {
-                    key: "dlq.cut",
-                    value: Some(sizes.as_bytes()),
-                });
+                let headers = headers.insert(Header { key: "dlq.cut", value: Some(sizes.as_bytes()) });
                 let (key, payload) = (origin.key.map(cut), origin.payload.map(cut));
                 self.producer.send_with(&topic, key, payload, headers).await?;
             }
@@ -151,16 +145,9 @@ mod tests {
 
     #[test]
     fn original_headers_are_kept_within_bounds() {
-        let headers = [
-            header("traceparent", 55),
-            header("big", HEADERS_MAX_BYTES),
-            header("lab", 3),
-        ];
+        let headers = [header("traceparent", 55), header("big", HEADERS_MAX_BYTES), header("lab", 3)];
         let (kept, dropped) = bounded(&headers);
-        assert_eq!(
-            kept.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
-            ["traceparent", "lab"]
-        );
+        assert_eq!(kept.iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["traceparent", "lab"]);
         assert_eq!(dropped, 1);
 
         let many: Vec<_> = (0..100).map(|_| header("h", 1)).collect();
@@ -170,11 +157,7 @@ mod tests {
 
     #[test]
     fn a_replayed_dead_letter_does_not_collect_headers() {
-        let headers = [
-            header("dlq.reason", 9),
-            header("lab", 3),
-            ("flag".to_owned(), None),
-        ];
+        let headers = [header("dlq.reason", 9), header("lab", 3), ("flag".to_owned(), None)];
         let (kept, dropped) = bounded(&headers);
         assert_eq!(kept, [("lab", Some(&[0, 0, 0][..])), ("flag", None)]);
         assert_eq!(dropped, 0);
@@ -227,11 +210,8 @@ mod tests {
         let producer = Arc::new(Producer::new(&kafka(brokers.clone())).unwrap());
         let letters = DeadLetters::new(producer, "the-group".to_owned());
         let long = vec![7; super::super::producer::RECORD_MAX_BYTES + 1];
-        let values = [
-            (Some(&b"key"[..]), Some(&b"\0raw\xff"[..])),
-            (None, None),
-            (Some(b"long"), Some(&long)),
-        ];
+        let values =
+            [(Some(&b"key"[..]), Some(&b"\0raw\xff"[..])), (None, None), (Some(b"long"), Some(&long))];
         for (key, payload) in values {
             let headers = [header("lab", 2)];
             let origin = Origin {
@@ -243,18 +223,12 @@ mod tests {
                 payload,
                 headers: &headers,
             };
-            letters
-                .send(&origin, Reason::Undecodable, "the value ends too early")
-                .await
-                .unwrap();
+            letters.send(&origin, Reason::Undecodable, "the value ends too early").await.unwrap();
         }
 
         let records = records(&brokers, "results.dlq", 3);
         assert_eq!(records.len(), 3);
-        assert_eq!(
-            (records[0].key(), records[0].payload()),
-            (Some(&b"key"[..]), Some(&b"\0raw\xff"[..]))
-        );
+        assert_eq!((records[0].key(), records[0].payload()), (Some(&b"key"[..]), Some(&b"\0raw\xff"[..])));
         assert_eq!((records[1].key(), records[1].payload()), (None, None));
         assert_eq!(records[2].payload().map(<[u8]>::len), Some(CUT_BYTES));
         let headers = records[0].headers().unwrap();

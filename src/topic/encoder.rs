@@ -69,17 +69,13 @@ impl Encoder {
         let (Some(place), Some(schema)) = (place, schema) else {
             return Err(EncodeError::NotRegistered { subject });
         };
-        let id = self.ids[place]
-            .get_or_try_init(|| self.find(&subject, schema))
-            .await?;
+        let id = self.ids[place].get_or_try_init(|| self.find(&subject, schema)).await?;
         Ok(*id)
     }
 
     async fn find(&self, subject: &str, schema: &str) -> Result<u32, EncodeError> {
         let version = self.registry.look_up(subject, schema).await?;
-        let version = version.ok_or_else(|| EncodeError::NotRegistered {
-            subject: subject.to_owned(),
-        })?;
+        let version = version.ok_or_else(|| EncodeError::NotRegistered { subject: subject.to_owned() })?;
         Ok(version.id)
     }
 
@@ -133,9 +129,7 @@ fn wire(writer: &Writer, id: u32, record: Value, name: &'static str) -> Result<V
     bytes.push(0);
     bytes.extend_from_slice(&id.to_be_bytes());
     // The library's error may quote the value: it must not be passed on.
-    writer
-        .write_value(&mut bytes, record)
-        .map_err(|_| EncodeError::Unencodable { record: name })?;
+    writer.write_value(&mut bytes, record).map_err(|_| EncodeError::Unencodable { record: name })?;
     Ok(bytes)
 }
 
@@ -158,11 +152,7 @@ fn test_result(event: &TestResultPublished) -> Value {
 }
 
 fn notification(event: &NotificationRequested) -> Value {
-    let variables = event
-        .variables
-        .expose()
-        .iter()
-        .map(|(name, value)| (name.clone(), text(value)));
+    let variables = event.variables.expose().iter().map(|(name, value)| (name.clone(), text(value)));
     record([
         ("caller", text(&event.caller)),
         ("idempotency_key", text(&event.idempotency_key)),
@@ -170,16 +160,7 @@ fn notification(event: &NotificationRequested) -> Value {
         ("recipient", optional(event.recipient.as_deref().map(text))),
         ("purpose", text(event.purpose.as_str())),
         ("urgency", text(event.urgency.as_str())),
-        (
-            "channels",
-            Value::Array(
-                event
-                    .channels
-                    .iter()
-                    .map(|channel| text(channel.as_str()))
-                    .collect(),
-            ),
-        ),
+        ("channels", Value::Array(event.channels.iter().map(|channel| text(channel.as_str())).collect())),
         ("send_at", optional(event.send_at.map(time))),
         ("expires_at", optional(event.expires_at.map(time))),
         ("variables", Value::Map(variables.collect())),
@@ -196,10 +177,7 @@ fn status(event: &StatusChanged) -> Value {
         ("sequence", Value::Int(event.sequence)),
         ("state", text(event.state.as_str())),
         ("reason", text(event.reason.as_str())),
-        (
-            "channel",
-            optional(event.channel.map(|channel| text(channel.as_str()))),
-        ),
+        ("channel", optional(event.channel.map(|channel| text(channel.as_str())))),
         ("caller", optional(event.caller.as_deref().map(text))),
         ("changed_at", time(event.changed_at)),
     ])

@@ -12,11 +12,9 @@ pub(super) fn new_reads_old(new: &str, old: &str) -> Result<(), String> {
     match SchemaCompatibility::can_read(&old_schema, &new_schema) {
         Ok(Compatibility::Full) => {}
         Ok(Compatibility::Partial) => {
-            return Err(
-                "some old records could not be read: a union lost a branch, or an enum without a \
+            return Err("some old records could not be read: a union lost a branch, or an enum without a \
                         default lost a symbol"
-                    .to_owned(),
-            );
+                .to_owned());
         }
         Err(error) => return Err(chain(&error)),
     }
@@ -35,9 +33,7 @@ fn units_stay(new: &str, old: &str) -> Result<(), String> {
         };
         let (was, is) = (units(&old_field["type"]), units(&new_field["type"]));
         if was != is {
-            return Err(format!(
-                "field {name} changed its logical type from {was:?} to {is:?}"
-            ));
+            return Err(format!("field {name} changed its logical type from {was:?} to {is:?}"));
         }
     }
     Ok(())
@@ -52,9 +48,7 @@ fn units(kind: &Value) -> Vec<&str> {
     match kind {
         Value::Array(branches) => branches.iter().flat_map(units).collect(),
         Value::Object(object) => {
-            let inner = ["type", "items", "values"]
-                .iter()
-                .filter_map(|key| object.get(*key));
+            let inner = ["type", "items", "values"].iter().filter_map(|key| object.get(*key));
             let own = object.get("logicalType").and_then(Value::as_str);
             own.into_iter().chain(inner.flat_map(units)).collect()
         }
@@ -102,19 +96,13 @@ mod tests {
     fn a_time_keeps_its_unit() {
         let error =
             verdict(|fields| fields[6]["type"]["logicalType"] = "timestamp-micros".into()).unwrap_err();
-        assert!(
-            error.contains("released_at") && error.contains("timestamp-micros"),
-            "{error}"
-        );
+        assert!(error.contains("released_at") && error.contains("timestamp-micros"), "{error}");
     }
 
     #[test]
     fn a_symbol_may_be_added_and_an_optional_field_stays_optional() {
         let added = verdict(|fields| {
-            fields[5]["type"]["symbols"]
-                .as_array_mut()
-                .unwrap()
-                .push("panic".into());
+            fields[5]["type"]["symbols"].as_array_mut().unwrap().push("panic".into());
         });
         assert_eq!(added, Ok(()));
         let mut new: Value = serde_json::from_str(contract::NOTIFICATIONS).unwrap();

@@ -41,11 +41,7 @@ impl PartitionLag {
 ///
 /// # Errors
 /// When the broker does not answer within its time.
-pub fn read(
-    kafka: &config::Kafka,
-    group: &str,
-    topics: &[String],
-) -> Result<Vec<PartitionLag>, KafkaError> {
+pub fn read(kafka: &config::Kafka, group: &str, topics: &[String]) -> Result<Vec<PartitionLag>, KafkaError> {
     let mut client = kafka_client_config(kafka);
     client.set("group.id", group).set("enable.auto.commit", "false").set("allow.auto.create.topics", "false");
     let consumer: BaseConsumer = client.create()?;

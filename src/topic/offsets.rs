@@ -53,11 +53,7 @@ impl fmt::Display for GroupOffsets {
             Commit::Done => "had no committed offset, now the earliest",
             Commit::LeftToMembers => "have no committed offset; the group has members, which will commit",
         };
-        write!(
-            f,
-            "group {}: {} partitions {outcome}",
-            self.group, self.partitions
-        )
+        write!(f, "group {}: {} partitions {outcome}", self.group, self.partitions)
     }
 }
 
@@ -100,10 +96,7 @@ async fn for_each_group(
         let begin = Instant::now();
         let outcome = loop {
             let work = Arc::clone(&work);
-            match tokio::task::spawn_blocking(move || work())
-                .await
-                .unwrap_or(Err(KafkaError::Canceled))
-            {
+            match tokio::task::spawn_blocking(move || work()).await.unwrap_or(Err(KafkaError::Canceled)) {
                 Err(error) if is_settling(&error) && begin.elapsed() < SETTLE_TIMEOUT => {
                     tokio::time::sleep(SETTLE_PAUSE).await;
                 }
@@ -128,11 +121,7 @@ fn with_group(
         return Ok(None);
     }
     let outcome = act(&consumer, group, absent)?;
-    Ok(Some(GroupOffsets {
-        group: group.to_owned(),
-        partitions,
-        outcome,
-    }))
+    Ok(Some(GroupOffsets { group: group.to_owned(), partitions, outcome }))
 }
 
 /// New partitions and coordinators answer like this for a moment.
@@ -169,8 +158,5 @@ fn without_offset(consumer: &Client, topics: &[(String, i32)]) -> Result<TopicPa
 
 fn has_members(consumer: &Client, group: &str) -> Result<bool, KafkaError> {
     let groups = consumer.fetch_group_list(Some(group), REQUEST_TIMEOUT)?;
-    Ok(groups
-        .groups()
-        .iter()
-        .any(|found| found.name() == group && !found.members().is_empty()))
+    Ok(groups.groups().iter().any(|found| found.name() == group && !found.members().is_empty()))
 }

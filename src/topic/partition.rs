@@ -127,7 +127,12 @@ impl Partition {
             return true;
         }
         let record = Record {
-            ticket: Ticket { partition: Arc::clone(self), offset: arrival.offset, taken: false, settled: false },
+            ticket: Ticket {
+                partition: Arc::clone(self),
+                offset: arrival.offset,
+                taken: false,
+                settled: false,
+            },
             timestamp_ms: arrival.timestamp_ms,
             key: arrival.key.map(Redacted::new),
             payload: arrival.payload.map(Redacted::new),

@@ -69,10 +69,7 @@ impl ProduceError {
             return false;
         };
         let code = cause.rdkafka_error_code();
-        matches!(
-            code,
-            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge)
-        )
+        matches!(code, Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge))
     }
 }
 
@@ -94,11 +91,7 @@ impl Producer {
             .set("queue.buffering.max.messages", QUEUE_MAX_RECORDS.to_string())
             .set("queue.buffering.max.kbytes", QUEUE_MAX_KBYTES.to_string());
         let current = RwLock::new(Arc::new(client.create_with_context(QuietContext::default())?));
-        Ok(Self {
-            client,
-            current,
-            timeout: Duration::from_millis(kafka.produce_timeout_ms),
-        })
+        Ok(Self { client, current, timeout: Duration::from_millis(kafka.produce_timeout_ms) })
     }
 
     /// Writes one record and waits for its acknowledgement: its partition and
@@ -179,9 +172,7 @@ impl Producer {
 
 /// Headers in librdkafka's own form.
 pub(super) fn owned<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> OwnedHeaders {
-    headers.fold(OwnedHeaders::new(), |all, (key, value)| {
-        all.insert(Header { key, value })
-    })
+    headers.fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value }))
 }
 
 fn classify(topic: &str, cause: KafkaError) -> ProduceError {
@@ -200,11 +191,7 @@ fn classify(topic: &str, cause: KafkaError) -> ProduceError {
                 | RDKafkaErrorCode::PolicyViolation
         )
     });
-    if refused {
-        ProduceError::Refused { topic, cause }
-    } else {
-        ProduceError::Unavailable { topic, cause }
-    }
+    if refused { ProduceError::Refused { topic, cause } } else { ProduceError::Unavailable { topic, cause } }
 }
 
 #[cfg(test)]
@@ -214,25 +201,10 @@ mod tests {
     #[test]
     fn what_can_never_be_written_is_told_from_what_cannot_be_written_now() {
         let of = |code| classify("t", KafkaError::MessageProduction(code));
-        assert!(matches!(
-            of(RDKafkaErrorCode::MessageSizeTooLarge),
-            ProduceError::Refused { .. }
-        ));
-        assert!(matches!(
-            of(RDKafkaErrorCode::UnknownTopic),
-            ProduceError::Refused { .. }
-        ));
-        assert!(matches!(
-            of(RDKafkaErrorCode::QueueFull),
-            ProduceError::Unavailable { .. }
-        ));
-        assert!(matches!(
-            of(RDKafkaErrorCode::MessageTimedOut),
-            ProduceError::Unavailable { .. }
-        ));
-        assert!(matches!(
-            of(RDKafkaErrorCode::NotEnoughReplicas),
-            ProduceError::Unavailable { .. }
-        ));
+        assert!(matches!(of(RDKafkaErrorCode::MessageSizeTooLarge), ProduceError::Refused { .. }));
+        assert!(matches!(of(RDKafkaErrorCode::UnknownTopic), ProduceError::Refused { .. }));
+        assert!(matches!(of(RDKafkaErrorCode::QueueFull), ProduceError::Unavailable { .. }));
+        assert!(matches!(of(RDKafkaErrorCode::MessageTimedOut), ProduceError::Unavailable { .. }));
+        assert!(matches!(of(RDKafkaErrorCode::NotEnoughReplicas), ProduceError::Unavailable { .. }));
     }
 }

@@ -93,12 +93,7 @@ impl Registry {
                 what: "set up a client".to_owned(),
                 detail: error.to_string(),
             })?;
-        Ok(Self {
-            client,
-            url,
-            username: registry.username.clone(),
-            password: registry.password.clone(),
-        })
+        Ok(Self { client, url, username: registry.username.clone(), password: registry.password.clone() })
     }
 
     /// The version of a subject that has exactly this schema.
@@ -108,25 +103,14 @@ impl Registry {
         schema: &str,
     ) -> Result<Option<Version>, RegistryError> {
         let what = format!("look up our schema of {subject}");
-        self.find(
-            &what,
-            Method::POST,
-            &format!("subjects/{subject}?normalize=true"),
-            Some(body(schema)),
-        )
-        .await
+        self.find(&what, Method::POST, &format!("subjects/{subject}?normalize=true"), Some(body(schema)))
+            .await
     }
 
     /// The newest version of a subject.
     pub(super) async fn latest(&self, subject: &str) -> Result<Option<Version>, RegistryError> {
         let what = format!("read the newest schema of {subject}");
-        self.find(
-            &what,
-            Method::GET,
-            &format!("subjects/{subject}/versions/latest"),
-            None,
-        )
-        .await
+        self.find(&what, Method::GET, &format!("subjects/{subject}/versions/latest"), None).await
     }
 
     /// The compatibility level in force for a subject.
@@ -140,9 +124,7 @@ impl Registry {
     pub(super) async fn set_level(&self, subject: &str, level: &str) -> Result<(), RegistryError> {
         let what = format!("set the compatibility level of {subject}");
         let body = json!({ "compatibility": level });
-        let _: Value = self
-            .call(&what, Method::PUT, &format!("config/{subject}"), Some(body))
-            .await?;
+        let _: Value = self.call(&what, Method::PUT, &format!("config/{subject}"), Some(body)).await?;
         Ok(())
     }
 
@@ -173,10 +155,7 @@ impl Registry {
             Ok(found) => Ok(Some(found)),
             // 40401 subject, 40402 version, 40403 schema, 40408 level: without such a
             // code it is not the registry that answers.
-            Err(RegistryError::Refused {
-                code: 40_401..=40_408,
-                ..
-            }) => Ok(None),
+            Err(RegistryError::Refused { code: 40_401..=40_408, .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

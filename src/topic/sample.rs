@@ -28,14 +28,7 @@ impl SampleOptions {
     /// 1 % critical, none embargoed.
     #[must_use]
     pub const fn new(seed: u64, count: u64, patients: u64, now: Timestamp) -> Self {
-        Self {
-            seed,
-            count,
-            patients,
-            critical_percent: 1,
-            embargo_percent: 0,
-            now,
-        }
+        Self { seed, count, patients, critical_percent: 1, embargo_percent: 0, now }
     }
 }
 
@@ -76,11 +69,7 @@ fn sample_result(options: &SampleOptions, number: u64, random: &mut StdRng) -> T
     let age = SignedDuration::from_millis(random.random_range(0..RELEASED_WITHIN_MS));
     let released_at = options.now - age;
     let is_embargoed = random.random_range(0..100) < options.embargo_percent;
-    let embargo_hours = if is_embargoed {
-        random.random_range(1..=EMBARGO_MAX_HOURS)
-    } else {
-        0
-    };
+    let embargo_hours = if is_embargoed { random.random_range(1..=EMBARGO_MAX_HOURS) } else { 0 };
     TestResultPublished {
         result_id: format!("lab{facility:02}-{:x}-{number:08}", options.seed),
         version: 1,
@@ -119,15 +108,8 @@ mod tests {
     #[test]
     fn a_sample_is_what_was_asked_for() {
         let sample = sample(u64::MAX);
-        assert!(
-            sample
-                .iter()
-                .all(|r| is_opaque(&r.result_id) && r.available_at >= r.released_at)
-        );
-        let critical = sample
-            .iter()
-            .filter(|r| r.urgency == ResultUrgency::Critical)
-            .count();
+        assert!(sample.iter().all(|r| is_opaque(&r.result_id) && r.available_at >= r.released_at));
+        let critical = sample.iter().filter(|r| r.urgency == ResultUrgency::Critical).count();
         assert!((120..=280).contains(&critical), "{critical}");
         let embargoed = sample.iter().filter(|r| r.available_at > r.released_at).count();
         assert!((300..=500).contains(&embargoed), "{embargoed}");

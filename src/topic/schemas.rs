@@ -97,9 +97,7 @@ impl Report {
     /// True when `apply` would refuse.
     #[must_use]
     pub fn is_incompatible(&self) -> bool {
-        self.subjects
-            .iter()
-            .any(|subject| matches!(subject.finding, Finding::Incompatible { .. }))
+        self.subjects.iter().any(|subject| matches!(subject.finding, Finding::Incompatible { .. }))
     }
 }
 
@@ -184,9 +182,7 @@ pub async fn apply(config: &Config) -> Result<Report, SchemasError> {
 
 /// Our schemas in the order of [`names::ALL`].
 fn our_schemas() -> impl Iterator<Item = &'static str> {
-    names::ALL
-        .iter()
-        .filter_map(|topic| topic.schema.and_then(contract::text_of))
+    names::ALL.iter().filter_map(|topic| topic.schema.and_then(contract::text_of))
 }
 
 async fn survey(registry: &Registry, prefix: &str) -> Result<Report, SchemasError> {
@@ -206,24 +202,14 @@ async fn find(registry: &Registry, subject: &str, schema: &str) -> Result<Findin
     };
     if let Some(ours) = registry.look_up(subject, schema).await? {
         return Ok(if ours.version == newest.version {
-            Finding::Current {
-                version: ours.version,
-            }
+            Finding::Current { version: ours.version }
         } else {
-            Finding::Older {
-                version: ours.version,
-                newest: newest.version,
-            }
+            Finding::Older { version: ours.version, newest: newest.version }
         });
     }
     Ok(match new_reads_old(schema, &newest.schema) {
-        Ok(()) => Finding::Changed {
-            newest: newest.version,
-        },
-        Err(why) => Finding::Incompatible {
-            newest: newest.version,
-            why,
-        },
+        Ok(()) => Finding::Changed { newest: newest.version },
+        Err(why) => Finding::Incompatible { newest: newest.version, why },
     })
 }
 
@@ -248,17 +234,11 @@ pub fn compatible(against: &Path) -> Result<Vec<FileVerdict>, SchemasError> {
         .map(|&(file, ours)| {
             let path = against.join(file);
             match std::fs::read_to_string(&path) {
-                Ok(theirs) => Ok(FileVerdict {
-                    file,
-                    fault: new_reads_old(ours, &theirs).err(),
-                }),
+                Ok(theirs) => Ok(FileVerdict { file, fault: new_reads_old(ours, &theirs).err() }),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     Ok(FileVerdict { file, fault: None })
                 }
-                Err(source) => Err(SchemasError::File {
-                    path: path.display().to_string(),
-                    source,
-                }),
+                Err(source) => Err(SchemasError::File { path: path.display().to_string(), source }),
             }
         })
         .collect()

@@ -102,8 +102,8 @@ impl DueWorker {
                 });
             } else {
                 match self.prepare(&one, recipient, lease_until) {
-                    Ok(assignment) => send.push((one, assignment, permit)),
-                    Err((recorded, outcome)) => self.record(recorded, outcome, permit).await,
+                    Prepared::Send(assignment) => send.push((one, assignment, permit)),
+                    Prepared::Ended((recorded, outcome)) => self.record(recorded, outcome, permit).await,
                 }
             }
         }
@@ -124,22 +124,17 @@ impl DueWorker {
 
     /// What may have changed since it was planned is looked at again: expiry,
     /// consent, address, quiet hours.
-    fn prepare(
-        &self,
-        due: &DueDelivery,
-        recipient: Option<&Recipient>,
-        lease_until: Instant,
-    ) -> Result<Assignment, (Recorded, Outcome)> {
+    fn prepare(&self, due: &DueDelivery, recipient: Option<&Recipient>, lease_until: Instant) -> Prepared {
         let mut assignment = assignment(due, lease_until);
         if due.expired {
-            return Err(dispatch::expired(&assignment));
+            return Prepared::Ended(dispatch::expired(&assignment));
         }
         let Some(recipient) = recipient else {
-            return Err(dispatch::suppressed(&assignment, Reason::Erased));
+            return Prepared::Ended(dispatch::suppressed(&assignment, Reason::Erased));
         };
         let (_, closed) = usable_channels(recipient, &[due.channel], due.purpose, &self.settings);
         if let Some(reason) = closed {
-            return Err(dispatch::suppressed(&assignment, reason));
+            return Prepared::Ended(dispatch::suppressed(&assignment, reason));
         }
         if let Some(point) = recipient.contact_point(due.channel) {
             assignment.address = point.address.clone();
@@ -149,10 +144,10 @@ impl DueWorker {
             Decision::Hold { until, why } => {
                 let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();
                 let reason = Decision::Hold { until, why }.reason();
-                Err(dispatch::held(&assignment, reason, wait))
+                Prepared::Ended(dispatch::held(&assignment, reason, wait))
             }
-            Decision::Expire => Err(dispatch::expired(&assignment)),
-            Decision::Dispatch | Decision::Suppress(_) => Ok(assignment),
+            Decision::Expire => Prepared::Ended(dispatch::expired(&assignment)),
+            Decision::Dispatch | Decision::Suppress(_) => Prepared::Send(assignment),
         }
     }
 
@@ -215,8 +210,8 @@ impl DueWorker {
                 dispatch::found(&assignment, providers.name(due.channel), provider_message_id)
             }
             LookUp::NotFound => match self.prepare(&due, recipient.as_ref(), lease_until) {
-                Ok(assignment) => return self.submit(assignment, permit, &shutdown),
-                Err(ended) => ended,
+                Prepared::Send(assignment) => return self.submit(assignment, permit, &shutdown),
+                Prepared::Ended(ended) => ended,
             },
             LookUp::Unavailable(reason) if known_for < policy.outcome_unknown_deadline() => {
                 dispatch::look_up_later(&assignment, reason)
@@ -228,6 +223,14 @@ impl DueWorker {
         };
         self.record(recorded, outcome, permit).await;
     }
+}
+
+/// What a last look at a due delivery comes to.
+enum Prepared {
+    /// It goes out.
+    Send(Assignment),
+    /// It does not, or not now.
+    Ended((Recorded, Outcome)),
 }
 
 fn give_back(permit: OwnedSemaphorePermit) -> OnRecorded {

@@ -11,29 +11,15 @@ use super::*;
 async fn every_example_decodes_and_encodes_back() {
     let registry = registry().await;
     let topics = [
-        (
-            "pat.test-results.v1",
-            RESULTS_ID,
-            contract::TEST_RESULTS,
-            RecordKind::TestResult,
-        ),
-        (
-            "pat.notifications.v1",
-            NOTIFICATIONS_ID,
-            contract::NOTIFICATIONS,
-            RecordKind::Notification,
-        ),
+        ("pat.test-results.v1", RESULTS_ID, contract::TEST_RESULTS, RecordKind::TestResult),
+        ("pat.notifications.v1", NOTIFICATIONS_ID, contract::NOTIFICATIONS, RecordKind::Notification),
     ];
     for (topic, id, schema, kind) in topics {
         for (name, json) in examples(topic) {
             let event = decode(&registry, kind, &wire(id, schema, &json)).await.unwrap();
             insta::assert_debug_snapshot!(format!("{topic}.{name}"), event);
             let again = encoded_again(&registry, &event).await;
-            assert_eq!(
-                decode(&registry, kind, &again).await.as_ref(),
-                Ok(&event),
-                "{topic} {name}"
-            );
+            assert_eq!(decode(&registry, kind, &again).await.as_ref(), Ok(&event), "{topic} {name}");
         }
     }
 }
@@ -70,10 +56,7 @@ fn redacted_fields_arrive_whole() {
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(
         *request.variables.expose(),
-        [
-            pair("appointment_time", "2026-11-25T09:30"),
-            pair("place", "Haus B, Zimmer 12")
-        ]
+        [pair("appointment_time", "2026-11-25T09:30"), pair("place", "Haus B, Zimmer 12")]
     );
 }
 
@@ -87,31 +70,17 @@ fn every_field_is_documented_optional_ones_have_defaults_and_enums_can_grow() {
                 let name = object.get("name");
                 if name.is_some() {
                     let doc = object.get("doc").and_then(serde_json::Value::as_str);
-                    assert!(
-                        doc.is_some_and(|doc| doc.len() > 20),
-                        "{file}: {name:?} has no doc"
-                    );
+                    assert!(doc.is_some_and(|doc| doc.len() > 20), "{file}: {name:?} has no doc");
                     assert!(
                         object.get("aliases").is_none(),
                         "{file}: {name:?} has aliases, which readers ignore"
                     );
                 }
                 if is("enum") {
-                    assert!(
-                        object.contains_key("default"),
-                        "{file}: {name:?} has no default symbol"
-                    );
+                    assert!(object.contains_key("default"), "{file}: {name:?} has no default symbol");
                 }
-                if object
-                    .get("type")
-                    .and_then(|kind| kind.get(0))
-                    .is_some_and(|first| first == "null")
-                {
-                    assert_eq!(
-                        object.get("default"),
-                        Some(&serde_json::Value::Null),
-                        "{file}: {name:?}"
-                    );
+                if object.get("type").and_then(|kind| kind.get(0)).is_some_and(|first| first == "null") {
+                    assert_eq!(object.get("default"), Some(&serde_json::Value::Null), "{file}: {name:?}");
                 }
                 object.values().for_each(|value| check(file, value));
             }
@@ -152,17 +121,10 @@ fn the_domains_words_and_the_schemas_symbols_are_the_same() {
     let channels: Vec<_> = Channel::ALL.iter().map(|word| word.as_str()).collect();
     let states: Vec<_> = State::ALL.iter().map(|word| word.as_str()).collect();
     let urgencies: Vec<_> = Urgency::ALL.iter().map(|word| word.as_str()).collect();
-    for schema in [
-        contract::NOTIFICATIONS,
-        contract::NOTIFICATION_UPDATES,
-        contract::NOTIFICATION_STATUS,
-    ] {
+    for schema in [contract::NOTIFICATIONS, contract::NOTIFICATION_UPDATES, contract::NOTIFICATION_STATUS] {
         assert_eq!(symbols(schema, "Purpose"), with_unknown(&purposes));
         assert_eq!(symbols(schema, "Channel"), with_unknown(&channels));
     }
-    assert_eq!(
-        symbols(contract::NOTIFICATION_STATUS, "State"),
-        with_unknown(&states)
-    );
+    assert_eq!(symbols(contract::NOTIFICATION_STATUS, "State"), with_unknown(&states));
     assert_eq!(symbols(contract::NOTIFICATIONS, "Urgency"), urgencies);
 }

@@ -6,10 +6,9 @@ use super::*;
 fn a_truncated_record_is_rejected_wherever_it_ends() {
     let notification = example("pat.notifications.v1", "to_proxy");
     let notification = wire(NOTIFICATIONS_ID, contract::NOTIFICATIONS, &notification);
-    for (kind, whole) in [
-        (RecordKind::TestResult, result_bytes("normal")),
-        (RecordKind::Notification, notification),
-    ] {
+    for (kind, whole) in
+        [(RecordKind::TestResult, result_bytes("normal")), (RecordKind::Notification, notification)]
+    {
         assert!(PREPARED.decode(kind, Some(&whole)).is_ok());
         for length in 0..whole.len() {
             let decoded = PREPARED.decode(kind, Some(&whole[..length]));
@@ -24,17 +23,11 @@ fn each_kind_of_bad_value_has_its_reason() {
     let whole = result_bytes("normal");
     assert_eq!(decode(None), Reason::EmptyPayload);
     assert_eq!(decode(Some(b"")), Reason::EmptyPayload);
-    assert_eq!(
-        decode(Some(&vec![0; PAYLOAD_MAX_BYTES + 1])),
-        Reason::PayloadTooLarge
-    );
+    assert_eq!(decode(Some(&vec![0; PAYLOAD_MAX_BYTES + 1])), Reason::PayloadTooLarge);
     assert_eq!(decode(Some(b"\0\0\0")), Reason::NotWireFormat);
     assert_eq!(decode(Some(br#"{"result_id": "1"}"#)), Reason::NotWireFormat);
     assert_eq!(decode(Some(&[&whole[..], b"\0"].concat())), Reason::Undecodable);
-    assert_eq!(
-        decode(Some(&[head(RESULTS_ID), vec![0xff; 40]].concat())),
-        Reason::Undecodable
-    );
+    assert_eq!(decode(Some(&[head(RESULTS_ID), vec![0xff; 40]].concat())), Reason::Undecodable);
 }
 
 #[test]
@@ -64,16 +57,12 @@ fn an_unusable_field_is_named_and_its_value_is_not() {
     let requests = requests.map(|case| (RecordKind::Notification, case));
     for (kind, (field, value)) in results.into_iter().chain(requests) {
         let (id, schema, mut json) = match kind {
-            RecordKind::TestResult => (
-                RESULTS_ID,
-                contract::TEST_RESULTS,
-                example("pat.test-results.v1", "normal"),
-            ),
-            RecordKind::Notification => (
-                NOTIFICATIONS_ID,
-                contract::NOTIFICATIONS,
-                example("pat.notifications.v1", "minimal"),
-            ),
+            RecordKind::TestResult => {
+                (RESULTS_ID, contract::TEST_RESULTS, example("pat.test-results.v1", "normal"))
+            }
+            RecordKind::Notification => {
+                (NOTIFICATIONS_ID, contract::NOTIFICATIONS, example("pat.notifications.v1", "minimal"))
+            }
         };
         json[field] = value;
         let (reason, detail) = reason_of(PREPARED.decode(kind, Some(&wire(id, schema, &json))));

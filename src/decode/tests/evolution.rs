@@ -14,30 +14,16 @@ fn other_release(schema: &str, change: impl FnOnce(&mut serde_json::Value)) -> S
 #[tokio::test]
 async fn an_older_writer_without_optional_fields_is_read() {
     let registry = registry().await;
-    let optional = [
-        "recipient",
-        "urgency",
-        "channels",
-        "send_at",
-        "expires_at",
-        "variables",
-    ];
+    let optional = ["recipient", "urgency", "channels", "send_at", "expires_at", "variables"];
     let is_old = |field: &serde_json::Value| !optional.contains(&field["name"].as_str().unwrap());
     let old = other_release(contract::NOTIFICATIONS, |fields| {
         fields.as_array_mut().unwrap().retain(is_old);
     });
     registry.answer(20, Answer::Schema(old.clone()));
     let bytes = wire(20, &old, &example("pat.notifications.v1", "minimal"));
-    let whole = wire(
-        NOTIFICATIONS_ID,
-        contract::NOTIFICATIONS,
-        &example("pat.notifications.v1", "minimal"),
-    );
+    let whole = wire(NOTIFICATIONS_ID, contract::NOTIFICATIONS, &example("pat.notifications.v1", "minimal"));
     let decoded = decode(&registry, RecordKind::Notification, &bytes).await.unwrap();
-    assert_eq!(
-        decode(&registry, RecordKind::Notification, &whole).await,
-        Ok(decoded)
-    );
+    assert_eq!(decode(&registry, RecordKind::Notification, &whole).await, Ok(decoded));
 }
 
 #[tokio::test]
@@ -46,21 +32,14 @@ async fn a_newer_writer_with_more_fields_and_symbols_is_read() {
     let new = other_release(contract::TEST_RESULTS, |fields| {
         let ward = serde_json::json!({"name": "ward", "type": "string"});
         fields.as_array_mut().unwrap().insert(2, ward);
-        fields[6]["type"]["symbols"]
-            .as_array_mut()
-            .unwrap()
-            .push("panic".into());
+        fields[6]["type"]["symbols"].as_array_mut().unwrap().push("panic".into());
     });
     registry.answer(21, Answer::Schema(new.clone()));
     let mut json = example("pat.test-results.v1", "normal");
     json["ward"] = "3B".into();
     json["urgency"] = "panic".into();
-    let decoded = decode(&registry, RecordKind::TestResult, &wire(21, &new, &json))
-        .await
-        .unwrap();
-    let Event::TestResult(result) = decoded else {
-        panic!("not a test result")
-    };
+    let decoded = decode(&registry, RecordKind::TestResult, &wire(21, &new, &json)).await.unwrap();
+    let Event::TestResult(result) = decoded else { panic!("not a test result") };
     assert_eq!(result.urgency, ResultUrgency::Abnormal);
     assert_eq!(result.facility_id, "fac-07");
 }
@@ -69,14 +48,8 @@ async fn a_newer_writer_with_more_fields_and_symbols_is_read() {
 async fn what_a_newer_caller_wants_and_we_do_not_know_is_not_guessed() {
     let registry = registry().await;
     let new = other_release(contract::NOTIFICATIONS, |fields| {
-        fields[4]["type"]["symbols"]
-            .as_array_mut()
-            .unwrap()
-            .push("survey".into());
-        fields[6]["type"]["items"]["symbols"]
-            .as_array_mut()
-            .unwrap()
-            .push("letter".into());
+        fields[4]["type"]["symbols"].as_array_mut().unwrap().push("survey".into());
+        fields[6]["type"]["items"]["symbols"].as_array_mut().unwrap().push("letter".into());
     });
     registry.answer(22, Answer::Schema(new.clone()));
     let with = |purpose: &str, channels: &[&str]| {
@@ -87,25 +60,12 @@ async fn what_a_newer_caller_wants_and_we_do_not_know_is_not_guessed() {
     };
     let decoded = decode(&registry, RecordKind::Notification, &with("survey", &[])).await;
     let (reason, detail) = reason_of(decoded);
-    assert!(
-        reason == Reason::UnusableField && detail.starts_with("purpose"),
-        "{detail}"
-    );
+    assert!(reason == Reason::UnusableField && detail.starts_with("purpose"), "{detail}");
     let decoded = decode(&registry, RecordKind::Notification, &with("general", &["letter"])).await;
     let (reason, detail) = reason_of(decoded);
-    assert!(
-        reason == Reason::UnusableField && detail.starts_with("channels"),
-        "{detail}"
-    );
-    let decoded = decode(
-        &registry,
-        RecordKind::Notification,
-        &with("general", &["letter", "sms"]),
-    )
-    .await;
-    let Ok(Event::Notification(request)) = decoded else {
-        panic!("{decoded:?}")
-    };
+    assert!(reason == Reason::UnusableField && detail.starts_with("channels"), "{detail}");
+    let decoded = decode(&registry, RecordKind::Notification, &with("general", &["letter", "sms"])).await;
+    let Ok(Event::Notification(request)) = decoded else { panic!("{decoded:?}") };
     assert_eq!(request.channels, [Channel::Sms]);
 }
 

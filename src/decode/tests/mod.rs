@@ -26,11 +26,8 @@ const RESULTS_ID: u32 = 7;
 const NOTIFICATIONS_ID: u32 = 8;
 
 async fn registry() -> StubRegistry {
-    StubRegistry::start(&[
-        (RESULTS_ID, contract::TEST_RESULTS),
-        (NOTIFICATIONS_ID, contract::NOTIFICATIONS),
-    ])
-    .await
+    StubRegistry::start(&[(RESULTS_ID, contract::TEST_RESULTS), (NOTIFICATIONS_ID, contract::NOTIFICATIONS)])
+        .await
 }
 
 fn decoder(registry: &StubRegistry) -> Decoder {
@@ -62,28 +59,19 @@ fn head(id: u32) -> Vec<u8> {
 fn wire(id: u32, schema: &str, json: &serde_json::Value) -> Vec<u8> {
     let schema = Schema::parse_str(schema).unwrap();
     let value = Value::try_from(json.clone()).unwrap().resolve(&schema).unwrap();
-    let datum = GenericDatumWriter::builder(&schema)
-        .build()
-        .unwrap()
-        .write_value_to_vec(value)
-        .unwrap();
+    let datum = GenericDatumWriter::builder(&schema).build().unwrap().write_value_to_vec(value).unwrap();
     [head(id), datum].concat()
 }
 
 /// The examples of a topic: name and JSON, sorted by name.
 fn examples(topic: &str) -> Vec<(String, serde_json::Value)> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("avro/examples")
-        .join(topic);
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("avro/examples").join(topic);
     let mut examples: Vec<_> = std::fs::read_dir(directory)
         .unwrap()
         .map(|file| {
             let path = file.unwrap().path();
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            (
-                name,
-                serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap(),
-            )
+            (name, serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap())
         })
         .collect();
     examples.sort_by(|a, b| a.0.cmp(&b.0));
@@ -92,19 +80,11 @@ fn examples(topic: &str) -> Vec<(String, serde_json::Value)> {
 }
 
 fn example(topic: &str, name: &str) -> serde_json::Value {
-    examples(topic)
-        .into_iter()
-        .find(|(found, _)| found == name)
-        .unwrap()
-        .1
+    examples(topic).into_iter().find(|(found, _)| found == name).unwrap().1
 }
 
 fn result_bytes(name: &str) -> Vec<u8> {
-    wire(
-        RESULTS_ID,
-        contract::TEST_RESULTS,
-        &example("pat.test-results.v1", name),
-    )
+    wire(RESULTS_ID, contract::TEST_RESULTS, &example("pat.test-results.v1", name))
 }
 
 fn reason_of(decoded: Result<Event, Rejected>) -> (Reason, String) {

@@ -11,10 +11,7 @@ async fn a_batch_fetches_each_schema_once() {
     let (results, notifications) = (head(RESULTS_ID), head(NOTIFICATIONS_ID));
     let batch = [&results[..], &notifications, &results, b"junk", b"", &results];
     assert!(!decoder.cached(RESULTS_ID));
-    let (one, other) = tokio::join!(
-        decoder.prepare(batch.into_iter()),
-        decoder.prepare(batch.into_iter())
-    );
+    let (one, other) = tokio::join!(decoder.prepare(batch.into_iter()), decoder.prepare(batch.into_iter()));
     assert_eq!((one, other), (Ok(()), Ok(())));
     assert!(decoder.cached(RESULTS_ID) && decoder.cached(NOTIFICATIONS_ID));
     let mut asked = registry.asked();
@@ -64,12 +61,6 @@ async fn nobody_listens_at_the_registrys_address() {
     let mut settings = registry().await.settings();
     settings.url = "http://127.0.0.1:1".to_owned();
     let decoder = Decoder::new(&settings, PAYLOAD_MAX_BYTES).unwrap();
-    let unavailable = decoder
-        .prepare([&head(RESULTS_ID)[..]].into_iter())
-        .await
-        .unwrap_err();
-    assert!(
-        unavailable.to_string().contains("schema registry"),
-        "{unavailable}"
-    );
+    let unavailable = decoder.prepare([&head(RESULTS_ID)[..]].into_iter()).await.unwrap_err();
+    assert!(unavailable.to_string().contains("schema registry"), "{unavailable}");
 }

@@ -51,19 +51,14 @@ impl Renderer {
         };
         match renderer.find_locale(&plan.default_locale) {
             Some(index) => renderer.default_locale = index,
-            None => faults.push(format!(
-                "plan.default_locale must be one of {}",
-                renderer.locales.join(", ")
-            )),
+            None => {
+                faults.push(format!("plan.default_locale must be one of {}", renderer.locales.join(", ")))
+            }
         }
         if faults.is_empty() {
             renderer.check_and_fix(&mut faults);
         }
-        if faults.is_empty() {
-            Ok(renderer)
-        } else {
-            Err(RenderError::Unusable { faults })
-        }
+        if faults.is_empty() { Ok(renderer) } else { Err(RenderError::Unusable { faults }) }
     }
 
     /// Fills every template with its longest values and with none, and keeps the
@@ -72,11 +67,8 @@ impl Renderer {
         let longest_code = "W".repeat(CODE_CHARS);
         let mut fixed = Vec::new();
         for (index, template) in self.templates.iter().enumerate() {
-            let longest: Vec<String> = template
-                .variables
-                .iter()
-                .map(|(_, v)| v.kind.longest(template.language))
-                .collect();
+            let longest: Vec<String> =
+                template.variables.iter().map(|(_, v)| v.kind.longest(template.language)).collect();
             let mut tries = vec![longest];
             if template.variables.iter().all(|(_, variable)| variable.optional) {
                 tries.push(vec![String::new(); template.variables.len()]);
@@ -110,10 +102,8 @@ fn plan_faults(plan: &Plan) -> Vec<String> {
     if !is_url || plan.portal_url.contains([' ', '?', '#']) || !plan.portal_url.is_ascii() {
         faults.push("plan.portal_url must be an http(s) address without query or fragment".to_owned());
     }
-    for (key, value) in [
-        ("plan.sender_name", &plan.sender_name),
-        ("plan.contact_phone", &plan.contact_phone),
-    ] {
+    for (key, value) in [("plan.sender_name", &plan.sender_name), ("plan.contact_phone", &plan.contact_phone)]
+    {
         if value.trim().is_empty() || value.chars().any(char::is_control) {
             faults.push(format!("{key} must be one line of text"));
         }
@@ -122,27 +112,16 @@ fn plan_faults(plan: &Plan) -> Vec<String> {
 }
 
 fn file_name(source: &Source) -> String {
-    format!(
-        "templates/{}/{}.{}.j2",
-        source.locale, source.purpose, source.channel
-    )
+    format!("templates/{}/{}.{}.j2", source.locale, source.purpose, source.channel)
 }
 
 fn compile(environment: &mut Environment<'static>, source: &Source) -> Result<Template, String> {
     let parsed = templates::parse(source.channel, source.text)?;
     let language = Language::of(source.locale).ok_or("dates of this language are not known")?;
     let mut sections = Vec::new();
-    for (section, words) in templates::section_names(source.channel)
-        .iter()
-        .zip(parsed.sections)
-    {
-        let name = format!(
-            "{}/{}.{}.{section}",
-            source.locale, source.purpose, source.channel
-        );
-        environment
-            .add_template_owned(name.clone(), words)
-            .map_err(|error| error.to_string())?;
+    for (section, words) in templates::section_names(source.channel).iter().zip(parsed.sections) {
+        let name = format!("{}/{}.{}.{section}", source.locale, source.purpose, source.channel);
+        environment.add_template_owned(name.clone(), words).map_err(|error| error.to_string())?;
         sections.push(Section { name, fixed: None });
     }
     Ok(Template {
@@ -164,9 +143,7 @@ fn in_order(locales: &[&'static str], mut found: Vec<Template>, faults: &mut Vec
                 let wanted = |t: &Template| (t.locale, t.purpose, t.channel) == (locale, purpose, channel);
                 match found.iter().position(wanted) {
                     Some(index) => ordered.push(found.swap_remove(index)),
-                    None => faults.push(format!(
-                        "templates/{locale}/{purpose}.{channel}.j2 cannot be used"
-                    )),
+                    None => faults.push(format!("templates/{locale}/{purpose}.{channel}.j2 cannot be used")),
                 }
             }
         }

@@ -27,10 +27,7 @@ pub(super) enum Stage {
 
 /// Nobody was reached, so nothing was sent.
 pub(super) const fn unreachable_now() -> SendOutcome {
-    SendOutcome::Transient {
-        reason: Reason::ProviderUnreachable,
-        after: None,
-    }
+    SendOutcome::Transient { reason: Reason::ProviderUnreachable, after: None }
 }
 
 /// The outcome of an error at a stage.
@@ -39,22 +36,16 @@ pub(super) fn failure(stage: Stage, error: &SmtpError) -> SendOutcome {
         return match stage {
             Stage::Content => SendOutcome::Ambiguous(Reason::ProviderTimeout),
             // The server offers no way to log in that we know.
-            Stage::Auth if error.is_client() => SendOutcome::Transient {
-                reason: Reason::ProviderCredentials,
-                after: None,
-            },
+            Stage::Auth if error.is_client() => {
+                SendOutcome::Transient { reason: Reason::ProviderCredentials, after: None }
+            }
             Stage::Connect | Stage::Auth | Stage::Envelope | Stage::Recipient if error.is_client() => {
-                SendOutcome::Transient {
-                    reason: Reason::ProviderError,
-                    after: None,
-                }
+                SendOutcome::Transient { reason: Reason::ProviderError, after: None }
             }
             Stage::Connect | Stage::Auth | Stage::Envelope | Stage::Recipient => unreachable_now(),
         };
     };
-    let text = std::error::Error::source(error)
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let text = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     refusal(stage, u16::from(code), enhanced_code(&text))
 }
 
@@ -74,9 +65,7 @@ fn enhanced_code(text: &str) -> Option<(u16, u16, u16)> {
 fn refusal(stage: Stage, code: u16, enhanced: Option<(u16, u16, u16)>) -> SendOutcome {
     let transient = |reason| SendOutcome::Transient { reason, after: None };
     match (code, enhanced, stage) {
-        (421, _, _) | (400..=499, Some((_, 7, _)), _) => SendOutcome::Throttled {
-            after: THROTTLE_PAUSE,
-        },
+        (421, _, _) | (400..=499, Some((_, 7, _)), _) => SendOutcome::Throttled { after: THROTTLE_PAUSE },
         (530 | 534 | 535 | 538, _, _) | (_, _, Stage::Auth) => transient(Reason::ProviderCredentials),
         (400..=499, _, _) | (500..=599, _, Stage::Connect) => transient(Reason::ProviderError),
         (_, Some((5, 1, _) | (5, 2, 1)), Stage::Recipient | Stage::Content)
@@ -94,91 +83,25 @@ mod tests {
     fn each_reply_has_its_class() {
         use SendOutcome::{Permanent, Throttled, Transient};
         let transient = |reason| Transient { reason, after: None };
-        let throttled = Throttled {
-            after: THROTTLE_PAUSE,
-        };
+        let throttled = Throttled { after: THROTTLE_PAUSE };
         let cases = [
-            (
-                Stage::Recipient,
-                550,
-                "5.1.1 no such user",
-                Permanent(Reason::InvalidAddress),
-            ),
-            (
-                Stage::Recipient,
-                550,
-                "no such user",
-                Permanent(Reason::InvalidAddress),
-            ),
-            (
-                Stage::Recipient,
-                553,
-                "5.1.3 bad syntax",
-                Permanent(Reason::InvalidAddress),
-            ),
-            (
-                Stage::Recipient,
-                550,
-                "5.7.1 relaying denied",
-                Permanent(Reason::ProviderRefused),
-            ),
-            (
-                Stage::Recipient,
-                552,
-                "5.2.2 mailbox full",
-                Permanent(Reason::ProviderRefused),
-            ),
-            (
-                Stage::Envelope,
-                550,
-                "sender refused",
-                Permanent(Reason::ProviderRefused),
-            ),
-            (
-                Stage::Content,
-                554,
-                "5.6.0 content refused",
-                Permanent(Reason::ProviderRefused),
-            ),
-            (
-                Stage::Recipient,
-                452,
-                "4.2.2 mailbox full",
-                transient(Reason::ProviderError),
-            ),
-            (
-                Stage::Content,
-                451,
-                "4.3.0 try later",
-                transient(Reason::ProviderError),
-            ),
+            (Stage::Recipient, 550, "5.1.1 no such user", Permanent(Reason::InvalidAddress)),
+            (Stage::Recipient, 550, "no such user", Permanent(Reason::InvalidAddress)),
+            (Stage::Recipient, 553, "5.1.3 bad syntax", Permanent(Reason::InvalidAddress)),
+            (Stage::Recipient, 550, "5.7.1 relaying denied", Permanent(Reason::ProviderRefused)),
+            (Stage::Recipient, 552, "5.2.2 mailbox full", Permanent(Reason::ProviderRefused)),
+            (Stage::Envelope, 550, "sender refused", Permanent(Reason::ProviderRefused)),
+            (Stage::Content, 554, "5.6.0 content refused", Permanent(Reason::ProviderRefused)),
+            (Stage::Recipient, 452, "4.2.2 mailbox full", transient(Reason::ProviderError)),
+            (Stage::Content, 451, "4.3.0 try later", transient(Reason::ProviderError)),
             (Stage::Recipient, 450, "4.7.1 greylisted", throttled.clone()),
             (Stage::Envelope, 421, "too many", throttled),
-            (
-                Stage::Auth,
-                535,
-                "5.7.8 bad credentials",
-                transient(Reason::ProviderCredentials),
-            ),
-            (
-                Stage::Envelope,
-                530,
-                "5.7.0 authenticate first",
-                transient(Reason::ProviderCredentials),
-            ),
-            (
-                Stage::Connect,
-                554,
-                "no service",
-                transient(Reason::ProviderError),
-            ),
+            (Stage::Auth, 535, "5.7.8 bad credentials", transient(Reason::ProviderCredentials)),
+            (Stage::Envelope, 530, "5.7.0 authenticate first", transient(Reason::ProviderCredentials)),
+            (Stage::Connect, 554, "no service", transient(Reason::ProviderError)),
         ];
         for (stage, code, text, expected) in cases {
-            assert_eq!(
-                refusal(stage, code, enhanced_code(text)),
-                expected,
-                "{stage:?} {code} {text}"
-            );
+            assert_eq!(refusal(stage, code, enhanced_code(text)), expected, "{stage:?} {code} {text}");
         }
     }
 }

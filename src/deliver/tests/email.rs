@@ -8,18 +8,10 @@ const MAILBOX: &str = "pat@example.org";
 async fn a_message_arrives_as_it_was_written() {
     let bench = bench().await;
     // Dots at the heads of lines, a lone dot, accents, and a line that is too long for SMTP.
-    let text = format!(
-        ".hidden\n.\n..two\nInicie sesión:\n{}\nend.",
-        "long ".repeat(300).trim()
-    );
+    let text = format!(".hidden\n.\n..two\nInicie sesión:\n{}\nend.", "long ".repeat(300).trim());
     let message = email(MAILBOX, &text);
-    let SendOutcome::Sent { provider_message_id } = bench.send(&message).await else {
-        panic!("not sent")
-    };
-    assert_eq!(
-        provider_message_id,
-        format!("{}.1@portal.example.org", message.delivery_id)
-    );
+    let SendOutcome::Sent { provider_message_id } = bench.send(&message).await else { panic!("not sent") };
+    assert_eq!(provider_message_id, format!("{}.1@portal.example.org", message.delivery_id));
     let received = &bench.sandbox.log.all()[0];
     assert_eq!(received.provider_message_id, provider_message_id);
     assert_eq!(received.delivery_id, Some(message.delivery_id.0));
@@ -32,10 +24,7 @@ async fn a_message_arrives_as_it_was_written() {
 async fn one_session_carries_many_messages() {
     let bench = bench().await;
     for _ in 0..20 {
-        assert!(matches!(
-            bench.send(&email(MAILBOX, "hello")).await,
-            SendOutcome::Sent { .. }
-        ));
+        assert!(matches!(bench.send(&email(MAILBOX, "hello")).await, SendOutcome::Sent { .. }));
         let bounced = bench.send(&email("bounce@example.org", "hello")).await;
         assert_eq!(bounced, SendOutcome::Permanent(Reason::InvalidAddress));
     }
@@ -46,59 +35,30 @@ async fn one_session_carries_many_messages() {
 async fn replies_have_their_classes() {
     let bench = bench().await;
     let cases = [
-        (
-            "bounce@example.org",
-            SendOutcome::Permanent(Reason::InvalidAddress),
-        ),
+        ("bounce@example.org", SendOutcome::Permanent(Reason::InvalidAddress)),
         ("no mailbox", SendOutcome::Permanent(Reason::InvalidAddress)),
-        (
-            "a@b\r\nBcc: c@d.org",
-            SendOutcome::Permanent(Reason::InvalidAddress),
-        ),
-        (
-            "blocked@example.org",
-            SendOutcome::Permanent(Reason::ProviderRefused),
-        ),
-        (
-            "spam@example.org",
-            SendOutcome::Permanent(Reason::ProviderRefused),
-        ),
+        ("a@b\r\nBcc: c@d.org", SendOutcome::Permanent(Reason::InvalidAddress)),
+        ("blocked@example.org", SendOutcome::Permanent(Reason::ProviderRefused)),
+        ("spam@example.org", SendOutcome::Permanent(Reason::ProviderRefused)),
         ("full@example.org", transient(Reason::ProviderError)),
-        (
-            "greylisted@example.org",
-            SendOutcome::Throttled {
-                after: Duration::from_secs(30),
-            },
-        ),
+        ("greylisted@example.org", SendOutcome::Throttled { after: Duration::from_secs(30) }),
     ];
     for (address, outcome) in cases {
         assert_eq!(bench.send(&email(address, "hello")).await, outcome, "{address}");
     }
     bench.fault(Channel::Email, failing(451));
-    assert_eq!(
-        bench.send(&email(MAILBOX, "hello")).await,
-        transient(Reason::ProviderError)
-    );
+    assert_eq!(bench.send(&email(MAILBOX, "hello")).await, transient(Reason::ProviderError));
     bench.fault(Channel::Email, failing(421));
-    assert!(matches!(
-        bench.send(&email(MAILBOX, "hello")).await,
-        SendOutcome::Throttled { .. }
-    ));
+    assert!(matches!(bench.send(&email(MAILBOX, "hello")).await, SendOutcome::Throttled { .. }));
     assert!(bench.sandbox.log.is_empty());
 }
 
 #[tokio::test]
 async fn logging_in_works_and_a_refusal_is_ours_to_mend() {
     let good = bench_with(|sections| sections.email.username = "portal".to_owned()).await;
-    assert!(matches!(
-        good.send(&email(MAILBOX, "hello")).await,
-        SendOutcome::Sent { .. }
-    ));
+    assert!(matches!(good.send(&email(MAILBOX, "hello")).await, SendOutcome::Sent { .. }));
     let refused = bench_with(|sections| sections.email.username = "refused".to_owned()).await;
-    assert_eq!(
-        refused.send(&email(MAILBOX, "hello")).await,
-        transient(Reason::ProviderCredentials)
-    );
+    assert_eq!(refused.send(&email(MAILBOX, "hello")).await, transient(Reason::ProviderCredentials));
 }
 
 #[tokio::test]
@@ -108,10 +68,7 @@ async fn without_starttls_on_offer_nothing_is_sent_in_the_clear() {
         sections.email.smtp_tls = "starttls".to_owned();
     })
     .await;
-    assert_eq!(
-        bench.send(&email(MAILBOX, "hello")).await,
-        transient(Reason::ProviderError)
-    );
+    assert_eq!(bench.send(&email(MAILBOX, "hello")).await, transient(Reason::ProviderError));
     assert!(bench.sandbox.log.is_empty());
 }
 
@@ -146,21 +103,12 @@ async fn a_server_that_greets_nobody_was_not_reached() {
 #[tokio::test]
 async fn idle_sessions_that_the_server_closed_do_no_harm() {
     let bench = bench().await;
-    assert!(matches!(
-        bench.send(&email(MAILBOX, "hello")).await,
-        SendOutcome::Sent { .. }
-    ));
+    assert!(matches!(bench.send(&email(MAILBOX, "hello")).await, SendOutcome::Sent { .. }));
     bench.fault(Channel::Email, refusing());
-    until("the port is closed", async || {
-        bench.send(&email(MAILBOX, "x")).await == UNREACHABLE
-    })
-    .await;
+    until("the port is closed", async || bench.send(&email(MAILBOX, "x")).await == UNREACHABLE).await;
     bench.sandbox.faults.clear();
     until("it serves again", async || {
-        matches!(
-            bench.send(&email(MAILBOX, "hello")).await,
-            SendOutcome::Sent { .. }
-        )
+        matches!(bench.send(&email(MAILBOX, "hello")).await, SendOutcome::Sent { .. })
     })
     .await;
 }

@@ -7,26 +7,16 @@ async fn an_outage_opens_the_breaker_and_answers_come_at_once() {
     let bench = bench().await;
     bench.fault(Channel::Sms, failing(500));
     for _ in 0..10 {
-        assert_eq!(
-            bench.send(&sms("+15550100001")).await,
-            transient(Reason::ProviderError)
-        );
+        assert_eq!(bench.send(&sms("+15550100001")).await, transient(Reason::ProviderError));
     }
     assert!(bench.providers.breaker_open(Channel::Sms));
     let refused = bench.send(&sms("+15550100001")).await;
-    let SendOutcome::Transient {
-        reason: Reason::ProviderUnreachable,
-        after: Some(pause),
-    } = refused
-    else {
+    let SendOutcome::Transient { reason: Reason::ProviderUnreachable, after: Some(pause) } = refused else {
         panic!("not refused: {refused:?}")
     };
     assert!(pause <= Duration::from_secs(1));
     // The other channels go on.
-    assert!(matches!(
-        bench.send(&push("device-1")).await,
-        SendOutcome::Sent { .. }
-    ));
+    assert!(matches!(bench.send(&push("device-1")).await, SendOutcome::Sent { .. }));
     bench.sandbox.faults.clear();
     until("the breaker closes", async || {
         matches!(bench.send(&sms("+15550100001")).await, SendOutcome::Sent { .. })
@@ -51,23 +41,11 @@ async fn calls_side_by_side_are_bounded_and_a_wait_has_an_end() {
         sections.sms.timeout_ms = 1500;
     })
     .await;
-    bench.fault(
-        Channel::Sms,
-        ChannelFaults {
-            latency_ms: 1000,
-            ..ChannelFaults::default()
-        },
-    );
+    bench.fault(Channel::Sms, ChannelFaults { latency_ms: 1000, ..ChannelFaults::default() });
     let messages: Vec<Message> = (0..4).map(|_| sms("+15550100001")).collect();
     let outcomes = futures::future::join_all(messages.iter().map(|message| bench.send(message))).await;
-    let sent = outcomes
-        .iter()
-        .filter(|outcome| matches!(outcome, SendOutcome::Sent { .. }))
-        .count();
-    let waited = outcomes
-        .iter()
-        .filter(|outcome| matches!(outcome, SendOutcome::Throttled { .. }))
-        .count();
+    let sent = outcomes.iter().filter(|outcome| matches!(outcome, SendOutcome::Sent { .. })).count();
+    let waited = outcomes.iter().filter(|outcome| matches!(outcome, SendOutcome::Throttled { .. })).count();
     assert_eq!((sent, waited), (2, 2), "{outcomes:?}");
     // Throttled says: certainly not sent.
     assert_eq!(bench.sandbox.log.len(), 2);
@@ -81,10 +59,7 @@ async fn a_channel_that_is_off_says_so() {
     })
     .await;
     assert!(!bench.providers.enabled(Channel::Push));
-    assert_eq!(
-        bench.send(&push("x")).await,
-        SendOutcome::Permanent(Reason::ChannelDisabled)
-    );
+    assert_eq!(bench.send(&push("x")).await, SendOutcome::Permanent(Reason::ChannelDisabled));
 }
 
 #[tokio::test]
@@ -133,19 +108,9 @@ async fn nothing_that_is_printed_shows_a_patient_or_a_secret() {
         html: "CANARY".to_owned().into(),
     };
     let mail = message("CANARY@example.org", content);
-    let text = message(
-        "+CANARY",
-        Content::Sms {
-            body: "CANARY".to_owned().into(),
-        },
-    );
+    let text = message("+CANARY", Content::Sms { body: "CANARY".to_owned().into() });
     let mut printed = format!("{mail:?} {text:?} {:?} {:?}", bench.providers, bench.sandbox);
-    for message in [
-        &mail,
-        &text,
-        &email("bounce@CANARY", "CANARY"),
-        &push("gone-CANARY"),
-    ] {
+    for message in [&mail, &text, &email("bounce@CANARY", "CANARY"), &push("gone-CANARY")] {
         printed.push_str(&format!("{:?}", bench.send(message).await));
     }
     printed.push_str(&format!("{:?} {:?}", bench.sandbox.log, bench.sandbox.log.all()));
@@ -158,10 +123,7 @@ async fn a_taken_port_is_a_clear_error_and_stopping_frees_it() {
     let dir = TempDir::new().unwrap();
     let first = Sandbox::start(SandboxOptions::in_dir(dir.path())).await.unwrap();
     let port = first.sms_address().port();
-    let options = SandboxOptions {
-        sms_port: port,
-        ..SandboxOptions::in_dir(dir.path())
-    };
+    let options = SandboxOptions { sms_port: port, ..SandboxOptions::in_dir(dir.path()) };
     let error = Sandbox::start(options.clone()).await.unwrap_err();
     assert!(error.to_string().contains(&format!("SMS port {port}")), "{error}");
     first.stop().await;

@@ -6,14 +6,7 @@ use serde_json::Value;
 use super::*;
 
 async fn json(url: &str) -> Value {
-    let response = Client::builder()
-        .no_proxy()
-        .build()
-        .unwrap()
-        .get(url)
-        .send()
-        .await
-        .unwrap();
+    let response = Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap();
     serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
 }
 
@@ -25,12 +18,8 @@ async fn messages_are_shown_newest_first_and_can_be_searched() {
     bench.send(&push("device-7")).await;
     let base = format!("http://{}/inbox", bench.sandbox.sms_address());
     let all = json(&format!("{base}/messages?limit=2")).await;
-    let channels: Vec<&str> = all
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|m| m["channel"].as_str().unwrap())
-        .collect();
+    let channels: Vec<&str> =
+        all.as_array().unwrap().iter().map(|m| m["channel"].as_str().unwrap()).collect();
     assert_eq!(channels, ["push", "email"]);
     let found = json(&format!("{base}/messages?address=0100001")).await;
     assert_eq!(found.as_array().unwrap().len(), 1);
@@ -46,18 +35,8 @@ async fn messages_are_shown_newest_first_and_can_be_searched() {
 async fn the_page_needs_nothing_from_elsewhere() {
     let bench = bench().await;
     let url = format!("http://{}/inbox", bench.sandbox.sms_address());
-    let page = Client::builder()
-        .no_proxy()
-        .build()
-        .unwrap()
-        .get(url)
-        .send()
-        .await
-        .unwrap();
-    let policy = page.headers()["content-security-policy"]
-        .to_str()
-        .unwrap()
-        .to_owned();
+    let page = Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap();
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
     assert!(policy.starts_with("default-src 'none'"), "{policy}");
     let text = page.text().await.unwrap();
     assert!(!text.contains("http://") && !text.contains("https://"));
@@ -72,8 +51,5 @@ async fn faults_are_set_over_http() {
     let set = client.put(&url).json(&wanted).send().await.unwrap();
     assert!(set.status().is_success());
     assert_eq!(json(&url).await["fail_status"], 503);
-    assert_eq!(
-        bench.send(&push("device-1")).await,
-        transient(Reason::ProviderError)
-    );
+    assert_eq!(bench.send(&push("device-1")).await, transient(Reason::ProviderError));
 }

@@ -9,10 +9,11 @@ mod words;
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Content, DeliverError, Message, Providers, SendOutcome};
+use super::{Content, DeliverError, LookUp, Message, Providers, SendOutcome};
 use crate::config::{Email, Plan, Push, Sms};
 use crate::domain::{Channel, DeliveryId, Reason, Redacted};
 use crate::sandbox::{ChannelFaults, Sandbox, SandboxOptions};
@@ -97,11 +98,7 @@ async fn bench_with(change: impl FnOnce(&mut Sections)) -> Bench {
     sandbox.apply_to_sections(&mut sections.sms, &mut sections.email, &mut sections.push);
     change(&mut sections);
     let providers = sections.providers().unwrap();
-    Bench {
-        sandbox,
-        providers,
-        _dir: dir,
-    }
+    Bench { sandbox, providers, _dir: dir }
 }
 
 async fn bench() -> Bench {
@@ -125,42 +122,24 @@ impl Bench {
     /// How often the sandbox received a message's delivery.
     fn received(&self, message: &Message) -> u32 {
         let code = message.delivery_id.short_code();
-        self.sandbox
-            .log
-            .by_delivery()
-            .get(&code)
-            .copied()
-            .unwrap_or_default()
+        self.sandbox.log.by_delivery().get(&code).copied().unwrap_or_default()
     }
 }
 
 fn failing(status: u16) -> ChannelFaults {
-    ChannelFaults {
-        fail_percent: 100,
-        fail_status: status,
-        ..ChannelFaults::default()
-    }
+    ChannelFaults { fail_percent: 100, fail_status: status, ..ChannelFaults::default() }
 }
 
 fn dropping() -> ChannelFaults {
-    ChannelFaults {
-        drop_after_receive_percent: 100,
-        ..ChannelFaults::default()
-    }
+    ChannelFaults { drop_after_receive_percent: 100, ..ChannelFaults::default() }
 }
 
 fn hanging() -> ChannelFaults {
-    ChannelFaults {
-        hang_percent: 100,
-        ..ChannelFaults::default()
-    }
+    ChannelFaults { hang_percent: 100, ..ChannelFaults::default() }
 }
 
 fn refusing() -> ChannelFaults {
-    ChannelFaults {
-        refuse: true,
-        ..ChannelFaults::default()
-    }
+    ChannelFaults { refuse: true, ..ChannelFaults::default() }
 }
 
 fn message(address: &str, content: Content) -> Message {
@@ -173,12 +152,7 @@ fn message(address: &str, content: Content) -> Message {
 }
 
 fn sms(address: &str) -> Message {
-    let mut message = message(
-        address,
-        Content::Sms {
-            body: Redacted::default(),
-        },
-    );
+    let mut message = message(address, Content::Sms { body: Redacted::default() });
     let code = message.delivery_id.short_code();
     let body = format!("Example Health: sign in: https://portal.example.org/n/{code} Call +1 555");
     message.content = Content::Sms { body: body.into() };

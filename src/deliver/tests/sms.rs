@@ -11,9 +11,7 @@ const NUMBER: &str = "+15550100042";
 async fn a_message_arrives_with_its_marks() {
     let bench = bench().await;
     let message = sms(NUMBER);
-    let SendOutcome::Sent { provider_message_id } = bench.send(&message).await else {
-        panic!("not sent")
-    };
+    let SendOutcome::Sent { provider_message_id } = bench.send(&message).await else { panic!("not sent") };
     assert!(provider_message_id.starts_with("SM"));
     let received = &bench.sandbox.log.all()[0];
     assert_eq!(received.provider_message_id, provider_message_id);
@@ -43,11 +41,7 @@ async fn addresses_are_refused_for_good() {
         ("+15005550003", Reason::ProviderRefused),
     ];
     for (number, reason) in cases {
-        assert_eq!(
-            bench.send(&sms(number)).await,
-            SendOutcome::Permanent(reason),
-            "{number}"
-        );
+        assert_eq!(bench.send(&sms(number)).await, SendOutcome::Permanent(reason), "{number}");
     }
     assert!(bench.sandbox.log.is_empty());
 }
@@ -55,10 +49,7 @@ async fn addresses_are_refused_for_good() {
 #[tokio::test]
 async fn refused_credentials_are_ours_to_mend() {
     let bench = bench_with(|sections| sections.sms.auth_token = Redacted::new("wrong".to_owned())).await;
-    assert_eq!(
-        bench.send(&sms(NUMBER)).await,
-        transient(Reason::ProviderCredentials)
-    );
+    assert_eq!(bench.send(&sms(NUMBER)).await, transient(Reason::ProviderCredentials));
 }
 
 #[tokio::test]
@@ -66,52 +57,20 @@ async fn statuses_have_their_classes() {
     let bench = bench().await;
     for status in [500, 502, 503] {
         bench.fault(Channel::Sms, failing(status));
-        assert_eq!(
-            bench.send(&sms(NUMBER)).await,
-            transient(Reason::ProviderError),
-            "{status}"
-        );
+        assert_eq!(bench.send(&sms(NUMBER)).await, transient(Reason::ProviderError), "{status}");
     }
-    bench.fault(
-        Channel::Sms,
-        ChannelFaults {
-            retry_after_s: 7,
-            ..failing(503)
-        },
-    );
+    bench.fault(Channel::Sms, ChannelFaults { retry_after_s: 7, ..failing(503) });
     let after = Some(Duration::from_secs(7));
     assert_eq!(
         bench.send(&sms(NUMBER)).await,
-        SendOutcome::Transient {
-            reason: Reason::ProviderError,
-            after
-        }
+        SendOutcome::Transient { reason: Reason::ProviderError, after }
     );
-    bench.fault(
-        Channel::Sms,
-        ChannelFaults {
-            retry_after_s: 9,
-            ..failing(429)
-        },
-    );
-    assert_eq!(
-        bench.send(&sms(NUMBER)).await,
-        SendOutcome::Throttled {
-            after: Duration::from_secs(9)
-        }
-    );
+    bench.fault(Channel::Sms, ChannelFaults { retry_after_s: 9, ..failing(429) });
+    assert_eq!(bench.send(&sms(NUMBER)).await, SendOutcome::Throttled { after: Duration::from_secs(9) });
     bench.fault(Channel::Sms, failing(429));
-    assert_eq!(
-        bench.send(&sms(NUMBER)).await,
-        SendOutcome::Throttled {
-            after: Duration::from_secs(1)
-        }
-    );
+    assert_eq!(bench.send(&sms(NUMBER)).await, SendOutcome::Throttled { after: Duration::from_secs(1) });
     bench.fault(Channel::Sms, failing(404));
-    assert_eq!(
-        bench.send(&sms(NUMBER)).await,
-        SendOutcome::Permanent(Reason::ProviderRefused)
-    );
+    assert_eq!(bench.send(&sms(NUMBER)).await, SendOutcome::Permanent(Reason::ProviderRefused));
     bench.fault(Channel::Sms, failing(504));
     assert_eq!(bench.send(&sms(NUMBER)).await, AMBIGUOUS);
 }
@@ -122,13 +81,7 @@ async fn no_answer_in_time_is_ambiguous() {
     bench.fault(Channel::Sms, hanging());
     assert_eq!(bench.send(&sms(NUMBER)).await, AMBIGUOUS);
     // Kept by the provider, answered too late: the case that must not be sent again.
-    bench.fault(
-        Channel::Sms,
-        ChannelFaults {
-            latency_ms: 2000,
-            ..ChannelFaults::default()
-        },
-    );
+    bench.fault(Channel::Sms, ChannelFaults { latency_ms: 2000, ..ChannelFaults::default() });
     let late = sms(NUMBER);
     assert_eq!(bench.send(&late).await, AMBIGUOUS);
     assert_eq!(bench.received(&late), 1);
@@ -144,14 +97,9 @@ async fn a_lost_answer_is_ambiguous_and_the_look_up_settles_it() {
     let never_sent = sms(NUMBER);
     bench.sandbox.faults.clear();
     let id = bench.sandbox.log.all()[0].provider_message_id.clone();
-    let found = LookUp::Found {
-        provider_message_id: id,
-    };
+    let found = LookUp::Found { provider_message_id: id };
     assert_eq!(bench.look_up(&taken, since).await, found);
-    assert_eq!(
-        bench.look_up(&never_sent, since).await,
-        LookUp::NotFound
-    );
+    assert_eq!(bench.look_up(&never_sent, since).await, LookUp::NotFound);
 }
 
 #[tokio::test]
@@ -162,19 +110,10 @@ async fn the_look_up_reads_page_after_page_up_to_its_bound() {
     bench.send(&first).await;
     let log = &bench.sandbox.log;
     let other = |n: u32| {
-        crate::sandbox::Received::new(
-            Channel::Sms,
-            format!("SM{n}"),
-            NUMBER.to_owned(),
-            String::new(),
-            "x",
-        )
+        crate::sandbox::Received::new(Channel::Sms, format!("SM{n}"), NUMBER.to_owned(), String::new(), "x")
     };
     (0..600).for_each(|n| log.push(other(n)));
-    assert!(matches!(
-        bench.look_up(&first, since).await,
-        LookUp::Found { .. }
-    ));
+    assert!(matches!(bench.look_up(&first, since).await, LookUp::Found { .. }));
     (0..600).for_each(|n| log.push(other(n)));
     let unknown = bench.look_up(&first, since).await;
     assert_eq!(unknown, LookUp::Unavailable(Reason::ProviderError));
@@ -186,31 +125,19 @@ async fn a_look_up_that_cannot_be_made_says_so() {
     bench.fault(Channel::Sms, refusing());
     let message = sms(NUMBER);
     until("the port is closed", async || {
-        bench.look_up(&message, Timestamp::now()).await
-            == LookUp::Unavailable(Reason::ProviderUnreachable)
+        bench.look_up(&message, Timestamp::now()).await == LookUp::Unavailable(Reason::ProviderUnreachable)
     })
     .await;
-    assert_eq!(
-        bench.look_up(&push("t"), Timestamp::now()).await,
-        LookUp::Unsupported
-    );
-    assert_eq!(
-        bench.look_up(&email("a@b.org", ""), Timestamp::now()).await,
-        LookUp::Unsupported
-    );
+    assert_eq!(bench.look_up(&push("t"), Timestamp::now()).await, LookUp::Unsupported);
+    assert_eq!(bench.look_up(&email("a@b.org", ""), Timestamp::now()).await, LookUp::Unsupported);
 }
 
 #[tokio::test]
 async fn nobody_there_is_transient_and_it_comes_back() {
     let bench = bench().await;
     bench.fault(Channel::Sms, refusing());
-    until("the port is closed", async || {
-        bench.send(&sms(NUMBER)).await == UNREACHABLE
-    })
-    .await;
+    until("the port is closed", async || bench.send(&sms(NUMBER)).await == UNREACHABLE).await;
     bench.sandbox.faults.clear();
-    until("it serves again", async || {
-        matches!(bench.send(&sms(NUMBER)).await, SendOutcome::Sent { .. })
-    })
-    .await;
+    until("it serves again", async || matches!(bench.send(&sms(NUMBER)).await, SendOutcome::Sent { .. }))
+        .await;
 }

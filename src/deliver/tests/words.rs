@@ -14,10 +14,7 @@ fn id() -> DeliveryId {
 }
 
 fn pairs(values: &[(&str, &str)]) -> Vec<(String, String)> {
-    values
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect()
+    values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 /// Every part of a message, one after the other.
@@ -31,11 +28,7 @@ fn parts(content: &Content) -> Vec<String> {
 }
 
 fn render(purpose: Purpose, channel: Channel, locale: &str, values: &[(&str, &str)]) -> Vec<String> {
-    parts(
-        &renderer()
-            .render(purpose, channel, locale, &pairs(values), id())
-            .unwrap(),
-    )
+    parts(&renderer().render(purpose, channel, locale, &pairs(values), id()).unwrap())
 }
 
 /// The longest values that the templates allow.
@@ -56,9 +49,7 @@ fn each_text_message_is_one_message_in_every_locale() {
     for locale in ["en", "es"] {
         for &purpose in Purpose::ALL {
             for values in [longest(), Vec::new()] {
-                let content = renderer
-                    .render(purpose, Channel::Sms, locale, &values, id())
-                    .unwrap();
+                let content = renderer.render(purpose, Channel::Sms, locale, &values, id()).unwrap();
                 let body = &parts(&content)[0];
                 let septets = gsm7::septets(body).unwrap_or_else(|| panic!("not GSM-7: {body}"));
                 assert!(septets <= 160, "{septets}: {body}");
@@ -83,22 +74,17 @@ fn a_test_result_is_announced_in_general_words_only() {
     let renderer = renderer();
     for locale in ["en", "es"] {
         for &channel in Channel::ALL {
-            let content = renderer
-                .render(Purpose::TestResult, channel, locale, &telling, id())
-                .unwrap();
+            let content = renderer.render(Purpose::TestResult, channel, locale, &telling, id()).unwrap();
             let words = parts(&content).join("\n").to_lowercase();
-            for word in [
-                "canary", "test", "result", "lab", "abnormal", "critical", "urgent", "prueba", "anal",
-            ] {
+            for word in
+                ["canary", "test", "result", "lab", "abnormal", "critical", "urgent", "prueba", "anal"]
+            {
                 assert!(!words.contains(word), "{word} in {words}");
             }
         }
     }
     let body = &render(Purpose::TestResult, Channel::Sms, "en", &[])[0];
-    assert!(
-        body.contains("You have a new message in the portal, sign in to see it"),
-        "{body}"
-    );
+    assert!(body.contains("You have a new message in the portal, sign in to see it"), "{body}");
 }
 
 #[test]
@@ -106,12 +92,8 @@ fn a_lock_screen_shows_the_same_for_every_value() {
     let renderer = renderer();
     for locale in ["en", "es"] {
         for &purpose in Purpose::ALL {
-            let with = renderer
-                .render(purpose, Channel::Push, locale, &longest(), id())
-                .unwrap();
-            let without = renderer
-                .render(purpose, Channel::Push, locale, &[], id())
-                .unwrap();
+            let with = renderer.render(purpose, Channel::Push, locale, &longest(), id()).unwrap();
+            let without = renderer.render(purpose, Channel::Push, locale, &[], id()).unwrap();
             assert_eq!(parts(&with), parts(&without));
         }
     }
@@ -119,11 +101,8 @@ fn a_lock_screen_shows_the_same_for_every_value() {
 
 #[test]
 fn a_reminder_names_day_time_and_place() {
-    let values = [
-        ("appointment_date", "2026-12-02"),
-        ("appointment_time", "14:05"),
-        ("location", "Clínica Sur"),
-    ];
+    let values =
+        [("appointment_date", "2026-12-02"), ("appointment_time", "14:05"), ("location", "Clínica Sur")];
     let text = &render(Purpose::AppointmentReminder, Channel::Email, "en-US", &values)[1];
     assert!(text.contains("on Wed, Dec 2 at 2:05 PM, Clínica Sur."), "{text}");
     let text = &render(Purpose::AppointmentReminder, Channel::Email, "es-MX", &values)[1];
@@ -134,20 +113,14 @@ fn a_reminder_names_day_time_and_place() {
 
 #[test]
 fn html_is_escaped_and_in_its_frame() {
-    let values = [
-        ("appointment_date", "2026-12-02"),
-        ("location", "<b>Main</b> & Co"),
-    ];
+    let values = [("appointment_date", "2026-12-02"), ("location", "<b>Main</b> & Co")];
     let [subject, text, html] = &render(Purpose::AppointmentReminder, Channel::Email, "en", &values)[..]
     else {
         panic!("not three parts")
     };
     assert!(!subject.contains('\n'));
     assert!(text.contains("<b>Main</b> & Co"));
-    assert!(
-        html.contains("&lt;b&gt;Main") && !html.contains("<b>Main"),
-        "{html}"
-    );
+    assert!(html.contains("&lt;b&gt;Main") && !html.contains("<b>Main"), "{html}");
     assert!(html.starts_with("<!doctype html>") && html.contains("lang=\"en\""));
 }
 
@@ -156,33 +129,21 @@ fn locales_fall_back() {
     let subject = |locale: &str| render(Purpose::General, Channel::Email, locale, &[])[0].clone();
     let (en, es) = (subject("en"), subject("es"));
     assert_ne!(en, es);
-    for (locale, expected) in [
-        ("es-MX", &es),
-        ("es_419", &es),
-        ("ES", &es),
-        ("en-GB", &en),
-        ("fr-CA", &en),
-        ("", &en),
-    ] {
+    for (locale, expected) in
+        [("es-MX", &es), ("es_419", &es), ("ES", &es), ("en-GB", &en), ("fr-CA", &en), ("", &en)]
+    {
         assert_eq!(&subject(locale), expected, "{locale}");
     }
-    let spanish = Renderer::embedded(&Plan {
-        default_locale: "es".to_owned(),
-        ..plan()
-    })
-    .unwrap();
-    let content = spanish
-        .render(Purpose::General, Channel::Email, "fr", &[], id())
-        .unwrap();
+    let spanish = Renderer::embedded(&Plan { default_locale: "es".to_owned(), ..plan() }).unwrap();
+    let content = spanish.render(Purpose::General, Channel::Email, "fr", &[], id()).unwrap();
     assert_eq!(parts(&content)[0], es);
 }
 
 #[test]
 fn a_value_of_another_kind_is_an_error_that_does_not_quote_it() {
     let values = pairs(&[("appointment_date", "CANARY")]);
-    let error = renderer()
-        .render(Purpose::AppointmentReminder, Channel::Sms, "en", &values, id())
-        .unwrap_err();
+    let error =
+        renderer().render(Purpose::AppointmentReminder, Channel::Sms, "en", &values, id()).unwrap_err();
     assert!(matches!(&error, RenderError::WrongKind { variable, .. } if variable == "appointment_date"));
     assert!(!format!("{error} {error:?}").contains("CANARY"));
 }
@@ -205,16 +166,11 @@ fn what_cannot_fit_is_a_fault_of_the_start() {
     })
     .unwrap_err()
     .to_string();
-    assert!(
-        error.contains("plan.default_locale must be one of en, es"),
-        "{error}"
-    );
+    assert!(error.contains("plan.default_locale must be one of en, es"), "{error}");
     assert!(error.contains("plan.sender_name"), "{error}");
-    let error = Renderer::embedded(&Plan {
-        sender_name: "A very long name of a clinic".to_owned(),
-        ..plan()
-    })
-    .unwrap_err()
-    .to_string();
+    let error =
+        Renderer::embedded(&Plan { sender_name: "A very long name of a clinic".to_owned(), ..plan() })
+            .unwrap_err()
+            .to_string();
     assert!(error.contains("longer than one message"), "{error}");
 }

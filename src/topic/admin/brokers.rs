@@ -29,10 +29,7 @@ impl Admin {
         let options = AdminOptions::new()
             .request_timeout(Some(REQUEST_TIMEOUT))
             .operation_timeout(Some(REQUEST_TIMEOUT));
-        Ok(Self {
-            client: Arc::new(client),
-            options,
-        })
+        Ok(Self { client: Arc::new(client), options })
     }
 
     /// Partitions and copies of every topic that has a leader everywhere, by name.
@@ -48,37 +45,22 @@ impl Admin {
         let with_leaders = topics.filter(|topic| topic.partitions().iter().all(|p| p.leader() >= 0));
         Ok(with_leaders
             .map(|topic| {
-                let copies = topic
-                    .partitions()
-                    .iter()
-                    .map(|p| to_i32(p.replicas().len()))
-                    .min();
-                (
-                    topic.name().to_owned(),
-                    (to_i32(topic.partitions().len()), copies.unwrap_or(0)),
-                )
+                let copies = topic.partitions().iter().map(|p| to_i32(p.replicas().len())).min();
+                (topic.name().to_owned(), (to_i32(topic.partitions().len()), copies.unwrap_or(0)))
             })
             .collect())
     }
 
     pub(super) async fn create(&self, wanted: &[Wanted], changes: &[Change]) -> Result<(), AdminError> {
-        let is_new = |name: &str| {
-            changes
-                .iter()
-                .any(|c| matches!(c, Change::Create { topic, .. } if topic == name))
-        };
+        let is_new =
+            |name: &str| changes.iter().any(|c| matches!(c, Change::Create { topic, .. } if topic == name));
         let new: Vec<NewTopic<'_>> = wanted
             .iter()
             .filter(|want| is_new(&want.name))
             .map(|want| {
-                let topic = NewTopic::new(
-                    &want.name,
-                    want.partitions,
-                    TopicReplication::Fixed(want.replication),
-                );
-                want.settings
-                    .iter()
-                    .fold(topic, |topic, (&key, value)| topic.set(key, value))
+                let topic =
+                    NewTopic::new(&want.name, want.partitions, TopicReplication::Fixed(want.replication));
+                want.settings.iter().fold(topic, |topic, (&key, value)| topic.set(key, value))
             })
             .collect();
         if new.is_empty() {
@@ -88,13 +70,7 @@ impl Admin {
         let results = results.map_err(kafka_error("create topics"))?;
         // Somebody else may have created it meanwhile.
         let exists = |code: &RDKafkaErrorCode| *code == RDKafkaErrorCode::TopicAlreadyExists;
-        first_failure(
-            "create",
-            results
-                .into_iter()
-                .filter_map(Result::err)
-                .filter(|(_, code)| !exists(code)),
-        )
+        first_failure("create", results.into_iter().filter_map(Result::err).filter(|(_, code)| !exists(code)))
     }
 
     pub(super) async fn add_partitions(&self, changes: &[Change]) -> Result<(), AdminError> {
@@ -123,25 +99,20 @@ impl Admin {
         found: &BTreeMap<String, Found>,
         changes: &[Change],
     ) -> Result<(), AdminError> {
-        let differs = |name: &str| {
-            changes
-                .iter()
-                .any(|c| matches!(c, Change::Set { topic, .. } if topic == name))
-        };
+        let differs =
+            |name: &str| changes.iter().any(|c| matches!(c, Change::Set { topic, .. } if topic == name));
         let altered: Vec<AlterConfig<'_>> = wanted
             .iter()
             .filter(|want| differs(&want.name))
             .filter_map(|want| Some((want, found.get(&want.name)?)))
             .map(|(want, has)| {
-                let kept = has
-                    .own
-                    .iter()
-                    .filter(|(key, _)| !want.settings.contains_key(key.as_str()));
+                let kept = has.own.iter().filter(|(key, _)| !want.settings.contains_key(key.as_str()));
                 let ours = want.settings.iter().map(|(&key, value)| (key, value));
-                kept.map(|(key, value)| (key.as_str(), value)).chain(ours).fold(
-                    AlterConfig::new(ResourceSpecifier::Topic(&want.name)),
-                    |all, (key, value)| all.set(key, value),
-                )
+                kept.map(|(key, value)| (key.as_str(), value))
+                    .chain(ours)
+                    .fold(AlterConfig::new(ResourceSpecifier::Topic(&want.name)), |all, (key, value)| {
+                        all.set(key, value)
+                    })
             })
             .collect();
         if altered.is_empty() {
@@ -150,10 +121,7 @@ impl Admin {
         let results = self.client.alter_configs(&altered, &self.options).await;
         let results = results.map_err(kafka_error("change topics' settings"))?;
         let failures = results.into_iter().filter_map(Result::err);
-        first_failure(
-            "change settings of",
-            failures.map(|(topic, code)| (format!("{topic:?}"), code)),
-        )
+        first_failure("change settings of", failures.map(|(topic, code)| (format!("{topic:?}"), code)))
     }
 }
 
@@ -174,18 +142,12 @@ fn to_i32(count: usize) -> i32 {
 /// Those of our topics that exist, with their settings.
 pub(super) async fn survey(admin: &Admin, wanted: &[Wanted]) -> Result<BTreeMap<String, Found>, AdminError> {
     let layout = admin.layout().await?;
-    let present: Vec<&str> = wanted
-        .iter()
-        .map(|want| want.name.as_str())
-        .filter(|name| layout.contains_key(*name))
-        .collect();
+    let present: Vec<&str> =
+        wanted.iter().map(|want| want.name.as_str()).filter(|name| layout.contains_key(*name)).collect();
     if present.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let resources: Vec<_> = present
-        .iter()
-        .map(|name| ResourceSpecifier::Topic(name))
-        .collect();
+    let resources: Vec<_> = present.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
     let described = admin.client.describe_configs(&resources, &admin.options).await;
     let described = described.map_err(kafka_error("read topics' settings"))?;
     let mut found = BTreeMap::new();
@@ -196,11 +158,7 @@ pub(super) async fn survey(admin: &Admin, wanted: &[Wanted]) -> Result<BTreeMap<
             code,
         })?;
         let (partitions, replication) = layout[name];
-        let mut topic = Found {
-            partitions,
-            replication,
-            ..Found::default()
-        };
+        let mut topic = Found { partitions, replication, ..Found::default() };
         for entry in resource.entries {
             let Some(value) = entry.value else { continue };
             if entry.source == ConfigSource::DynamicTopic {

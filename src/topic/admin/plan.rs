@@ -89,25 +89,13 @@ pub enum Note {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Create {
-                topic,
-                partitions,
-                replication,
-            } => {
-                write!(
-                    f,
-                    "{topic}: create, {partitions} partitions, {replication} copies each"
-                )
+            Self::Create { topic, partitions, replication } => {
+                write!(f, "{topic}: create, {partitions} partitions, {replication} copies each")
             }
             Self::AddPartitions { topic, from, to } => {
                 write!(f, "{topic}: from {from} to {to} partitions")
             }
-            Self::Set {
-                topic,
-                setting,
-                from,
-                to,
-            } => write!(f, "{topic}: {setting} from {from} to {to}"),
+            Self::Set { topic, setting, from, to } => write!(f, "{topic}: {setting} from {from} to {to}"),
         }
     }
 }
@@ -146,14 +134,9 @@ pub(super) fn wanted(kafka: &config::Kafka) -> Vec<Wanted> {
     for known in &names::ALL {
         let name = known.full_name(&kafka.topic_prefix);
         if known.group.is_some() {
-            let mut dlq = topic(
-                names::dlq_of(&name),
-                names::DLQ_PARTITIONS,
-                names::DLQ_RETENTION_MS,
-            );
+            let mut dlq = topic(names::dlq_of(&name), names::DLQ_PARTITIONS, names::DLQ_RETENTION_MS);
             // A record of the greatest size that its topic takes, plus our headers.
-            dlq.settings
-                .insert("max.message.bytes", RECORD_MAX_BYTES.to_string());
+            dlq.settings.insert("max.message.bytes", RECORD_MAX_BYTES.to_string());
             all.push(dlq);
         }
         all.push(topic(name, known.partitions, known.retention_ms));
@@ -168,49 +151,24 @@ pub(super) fn plan(wanted: &[Wanted], found: &BTreeMap<String, Found>) -> (Vec<C
         let topic = want.name.clone();
         let Some(has) = found.get(&want.name) else {
             let (partitions, replication) = (want.partitions, want.replication);
-            changes.push(Change::Create {
-                topic,
-                partitions,
-                replication,
-            });
+            changes.push(Change::Create { topic, partitions, replication });
             continue;
         };
         if has.partitions < want.partitions {
             let (from, to) = (has.partitions, want.partitions);
-            changes.push(Change::AddPartitions {
-                topic: topic.clone(),
-                from,
-                to,
-            });
+            changes.push(Change::AddPartitions { topic: topic.clone(), from, to });
         } else if has.partitions > want.partitions {
             let (has, wanted) = (has.partitions, want.partitions);
-            notes.push(Note::MorePartitions {
-                topic: topic.clone(),
-                has,
-                wanted,
-            });
+            notes.push(Note::MorePartitions { topic: topic.clone(), has, wanted });
         }
         if has.replication < want.replication {
             let (has, wanted) = (has.replication, want.replication);
-            notes.push(Note::FewerCopies {
-                topic: topic.clone(),
-                has,
-                wanted,
-            });
+            notes.push(Note::FewerCopies { topic: topic.clone(), has, wanted });
         }
         for (&setting, to) in &want.settings {
-            let from = has
-                .settings
-                .get(setting)
-                .cloned()
-                .unwrap_or_else(|| "unset".to_owned());
+            let from = has.settings.get(setting).cloned().unwrap_or_else(|| "unset".to_owned());
             if from != *to {
-                changes.push(Change::Set {
-                    topic: topic.clone(),
-                    setting,
-                    from,
-                    to: to.clone(),
-                });
+                changes.push(Change::Set { topic: topic.clone(), setting, from, to: to.clone() });
             }
         }
     }
@@ -224,25 +182,12 @@ mod tests {
 
     fn topic(partitions: i32, retention: &str) -> Wanted {
         let settings = BTreeMap::from([("retention.ms", retention.to_owned())]);
-        Wanted {
-            name: "t".to_owned(),
-            partitions,
-            replication: 3,
-            settings,
-        }
+        Wanted { name: "t".to_owned(), partitions, replication: 3, settings }
     }
 
     fn found(partitions: i32, replication: i32, retention: &str) -> BTreeMap<String, Found> {
         let settings = BTreeMap::from([("retention.ms".to_owned(), retention.to_owned())]);
-        BTreeMap::from([(
-            "t".to_owned(),
-            Found {
-                partitions,
-                replication,
-                settings,
-                own: BTreeMap::new(),
-            },
-        )])
+        BTreeMap::from([("t".to_owned(), Found { partitions, replication, settings, own: BTreeMap::new() })])
     }
 
     #[test]
@@ -253,45 +198,18 @@ mod tests {
     #[test]
     fn a_missing_topic_is_created() {
         let (changes, notes) = plan(&[topic(6, "10")], &BTreeMap::new());
-        assert_eq!(
-            changes,
-            [Change::Create {
-                topic: "t".to_owned(),
-                partitions: 6,
-                replication: 3
-            }]
-        );
+        assert_eq!(changes, [Change::Create { topic: "t".to_owned(), partitions: 6, replication: 3 }]);
         assert_eq!(notes, []);
     }
 
     #[test]
     fn partitions_grow_and_never_shrink() {
         let (changes, _) = plan(&[topic(6, "10")], &found(4, 3, "10"));
-        assert_eq!(
-            changes,
-            [Change::AddPartitions {
-                topic: "t".to_owned(),
-                from: 4,
-                to: 6
-            }]
-        );
+        assert_eq!(changes, [Change::AddPartitions { topic: "t".to_owned(), from: 4, to: 6 }]);
         let (changes, notes) = plan(&[topic(6, "10")], &found(9, 3, "10"));
         assert_eq!(changes, []);
-        assert_eq!(
-            notes,
-            [Note::MorePartitions {
-                topic: "t".to_owned(),
-                has: 9,
-                wanted: 6
-            }]
-        );
-        assert!(
-            Report {
-                notes,
-                ..Report::default()
-            }
-            .is_clean()
-        );
+        assert_eq!(notes, [Note::MorePartitions { topic: "t".to_owned(), has: 9, wanted: 6 }]);
+        assert!(Report { notes, ..Report::default() }.is_clean());
     }
 
     #[test]
@@ -299,20 +217,7 @@ mod tests {
         let (changes, notes) = plan(&[topic(6, "10")], &found(6, 1, "20"));
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].to_string(), "t: retention.ms from 20 to 10");
-        assert_eq!(
-            notes,
-            [Note::FewerCopies {
-                topic: "t".to_owned(),
-                has: 1,
-                wanted: 3
-            }]
-        );
-        assert!(
-            !Report {
-                notes,
-                ..Report::default()
-            }
-            .is_clean()
-        );
+        assert_eq!(notes, [Note::FewerCopies { topic: "t".to_owned(), has: 1, wanted: 3 }]);
+        assert!(!Report { notes, ..Report::default() }.is_clean());
     }
 }

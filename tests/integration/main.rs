@@ -7,5 +7,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails by a panic says where")]
 #![allow(missing_docs, reason = "what a test promises is its name")]
 
+mod bad_records;
+mod front;
 mod harness;
+mod no_health_information_leaks;
+mod roles_and_configuration;
 mod smoke;
+mod status_out;
+mod the_stack_leaves_nothing;
+mod tools;
+mod topics_admin;
+mod writer_evolution;

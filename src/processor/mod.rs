@@ -139,14 +139,15 @@ pub async fn run(
     ended
 }
 
+/// The probes live as long as the process. They hold the state weakly, because its
+/// dispatcher would otherwise keep the recorder's lanes open after the end.
 fn register_probes(health: &Health, shared: &Arc<Shared>, consumer: &Arc<Consumer>, slot_deadline_ms: u64) {
     let of_heartbeat = Arc::clone(consumer);
     health.add_liveness("kafka-poll-loop", move || of_heartbeat.check_heartbeat());
-    let (of_slots, shared_of_slots) = (Arc::clone(consumer), Arc::clone(shared));
+    let (of_slots, shared_of_slots) = (Arc::clone(consumer), Arc::downgrade(shared));
     health.add_liveness("progress", move || {
-        if shared_of_slots.waiting.load(Ordering::Relaxed)
-            || shared_of_slots.breaker_open.load(Ordering::Relaxed)
-        {
+        let Some(shared) = shared_of_slots.upgrade() else { return Ok(()) };
+        if shared.waiting.load(Ordering::Relaxed) || shared.breaker_open.load(Ordering::Relaxed) {
             return Ok(()); // A restart would not help.
         }
         let limit = Duration::from_millis(slot_deadline_ms);
@@ -166,9 +167,9 @@ fn register_probes(health: &Health, shared: &Arc<Shared>, consumer: &Arc<Consume
             Err("not a member of its group, or no broker answers".into())
         }
     });
-    let of_breaker = Arc::clone(shared);
+    let of_breaker = Arc::downgrade(shared);
     health.add_readiness("dead-letter-breaker", move || {
-        if of_breaker.breaker_open.load(Ordering::Relaxed) {
+        if of_breaker.upgrade().is_some_and(|shared| shared.breaker_open.load(Ordering::Relaxed)) {
             return Err(
                 "open: too many records in a row cannot be decoded; mend the producer or the schema, \
                         then restart this pod"

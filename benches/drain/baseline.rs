@@ -89,15 +89,17 @@ const TABLES: &[(&str, Row)] = &[
             )
         },
     ),
-    (
-        "COPY why (notification_id, step, state, reason, channel) FROM STDIN",
-        |text, notification, _| writeln!(text, "{notification}\tplan\tdispatching\tdue_now\tsms"),
-    ),
+    ("COPY why (notification_id, step, state, reason, channel) FROM STDIN", |text, notification, _| {
+        writeln!(text, "{notification}\tplan\tdispatching\tdue_now\tsms")
+    }),
     (
         "COPY outbox (notification_id, patient_id, recipient_id, purpose, sequence, state, reason, channel) \
          FROM STDIN",
         |text, notification, delivery| {
-            writeln!(text, "{notification}\tpat-000001\t{delivery}\ttest_result\t1\tdispatching\tdue_now\tsms")
+            writeln!(
+                text,
+                "{notification}\tpat-000001\t{delivery}\ttest_result\t1\tdispatching\tdue_now\tsms"
+            )
         },
     ),
 ];

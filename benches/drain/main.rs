@@ -4,7 +4,11 @@
 //! `make bench` runs it on a stack of its own. `BENCH_RESULTS` sets the number of
 //! test results (default 200,000).
 
-#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a bench talks to a person and has no config")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench talks to a person and has no config"
+)]
 
 mod baseline;
 mod stub;

@@ -110,8 +110,11 @@ impl World {
     /// Runs the consumer until the group has committed everything.
     pub async fn drain(&self, providers: Providers) -> anyhow::Result<Drained> {
         let shutdown = CancellationToken::new();
-        let context =
-            Context { config: Arc::new(self.config.clone()), health: Health::new(), shutdown: shutdown.clone() };
+        let context = Context {
+            config: Arc::new(self.config.clone()),
+            health: Health::new(),
+            shutdown: shutdown.clone(),
+        };
         let (begun, cpu) = (Instant::now(), own_cpu()?);
         let role = tokio::spawn(roles::consumer::run_with(
             context,

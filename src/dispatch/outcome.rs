@@ -219,7 +219,7 @@ mod tests {
             trying_for: Duration::ZERO,
             lease_until: Instant::now(),
             expires_at: Timestamp::MAX,
-            published_at: Timestamp::UNIX_EPOCH,
+            published_at: None,
         }
     }
 

@@ -187,8 +187,8 @@ async fn claim_and_hand_over(shared: &Arc<Shared>, decoded: Vec<Decoded>, planne
     let batch = shared.next_batch();
     let Some(mut ours) = claim(shared, &mut claims, batch, &decoded).await else { return release(decoded) };
     let lease_until = lease_from + Duration::from_millis(shared.parts.config.lease_ms);
+    shared.breaker.lock().observe_good(decoded.len());
     for (one, plans) in decoded.into_iter().zip(planned) {
-        shared.breaker.lock().observe(false);
         // Taken out, so that a second record of the same meaning finds it gone.
         let new: Vec<Planned> = plans.into_iter().filter(|plan| ours.remove(&plan.notification_id)).collect();
         hand_over(shared, one, new, batch, lease_until);
@@ -284,7 +284,7 @@ fn assignment(
         trying_for: Duration::ZERO,
         lease_until,
         expires_at: plan.expires_at,
-        published_at,
+        published_at: Some(published_at),
     })
 }
 
@@ -409,8 +409,10 @@ impl<'a> Retry<'a> {
         if self.tries == 0 {
             warn!(dependency = self.dependency, %error, "unavailable; records wait");
         }
+        if self.tries == 0 {
+            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        }
         self.tries += 1;
-        self.shared.waiting.store(true, Ordering::Relaxed);
         if closing || self.shared.stop.is_cancelled() || self.shared.fatal.is_cancelled() {
             return false;
         }
@@ -424,7 +426,7 @@ impl<'a> Retry<'a> {
 impl Drop for Retry<'_> {
     fn drop(&mut self) {
         if self.tries > 0 {
-            self.shared.waiting.store(false, Ordering::Relaxed);
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
             tracing::info!(dependency = self.dependency, tries = self.tries, "no longer waiting");
         }
     }

@@ -7,7 +7,7 @@ mod breaker;
 mod pending;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -62,8 +62,8 @@ struct Shared {
     in_flight: Arc<Semaphore>,
     breaker: Mutex<DeadLetterBreaker>,
     breaker_open: AtomicBool,
-    /// A dependency is away: slots age without it being a bug.
-    waiting: AtomicBool,
+    /// Batches that wait for a dependency: slots age without it being a bug.
+    waiting: AtomicUsize,
     /// Number of the last claim; epochs of first claims come from it.
     batches: AtomicI32,
     stop: CancellationToken,
@@ -107,7 +107,7 @@ pub async fn run(
         in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
         breaker: Mutex::new(DeadLetterBreaker::new(limits)),
         breaker_open: AtomicBool::new(false),
-        waiting: AtomicBool::new(false),
+        waiting: AtomicUsize::new(0),
         batches: AtomicI32::new(0),
         stop: CancellationToken::new(),
         fatal: fatal.clone(),
@@ -147,7 +147,7 @@ fn register_probes(health: &Health, shared: &Arc<Shared>, consumer: &Arc<Consume
     let (of_slots, shared_of_slots) = (Arc::clone(consumer), Arc::downgrade(shared));
     health.add_liveness("progress", move || {
         let Some(shared) = shared_of_slots.upgrade() else { return Ok(()) };
-        if shared.waiting.load(Ordering::Relaxed) || shared.breaker_open.load(Ordering::Relaxed) {
+        if shared.waiting.load(Ordering::Relaxed) > 0 || shared.breaker_open.load(Ordering::Relaxed) {
             return Ok(()); // A restart would not help.
         }
         let limit = Duration::from_millis(slot_deadline_ms);
@@ -194,6 +194,9 @@ async fn watch_for_leaks(shared: Arc<Shared>, consumer: Arc<Consumer>) {
 
 async fn claim_loop(shared: Arc<Shared>, shard: usize) {
     while !shared.stop.is_cancelled() && !shared.fatal.is_cancelled() {
+        if shared.breaker_open.load(Ordering::Relaxed) {
+            return shared.stop.cancelled().await;
+        }
         let Some((records, permits)) = gather(&shared, shard).await else { continue };
         batch::process(&shared, records, permits).await;
     }

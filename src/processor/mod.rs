@@ -4,7 +4,9 @@
 
 mod batch;
 mod breaker;
+mod claims;
 mod pending;
+mod retry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -55,15 +57,22 @@ pub enum ProcessorError {
     Bug,
 }
 
+/// What the probes look at. Apart from the rest, because probes outlive a processor
+/// and must not keep its recorder waiting for outcomes.
+#[derive(Default)]
+struct Conditions {
+    breaker_open: AtomicBool,
+    /// Batches that wait for a dependency: slots age without it being a bug.
+    waiting: AtomicUsize,
+}
+
 /// State that the claim loops share.
 struct Shared {
     parts: Parts,
     intake: Arc<Intake>,
     in_flight: Arc<Semaphore>,
     breaker: Mutex<DeadLetterBreaker>,
-    breaker_open: AtomicBool,
-    /// Batches that wait for a dependency: slots age without it being a bug.
-    waiting: AtomicUsize,
+    conditions: Arc<Conditions>,
     /// Number of the last claim; epochs of first claims come from it.
     batches: AtomicI32,
     stop: CancellationToken,
@@ -106,13 +115,12 @@ pub async fn run(
         intake: consumer.intake(),
         in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
         breaker: Mutex::new(DeadLetterBreaker::new(limits)),
-        breaker_open: AtomicBool::new(false),
-        waiting: AtomicUsize::new(0),
+        conditions: Arc::default(),
         batches: AtomicI32::new(0),
         stop: CancellationToken::new(),
         fatal: fatal.clone(),
     });
-    register_probes(health, &shared, &consumer, config.slot_deadline_ms);
+    register_probes(health, &shared.conditions, &consumer, config.slot_deadline_ms);
 
     let mut loops = JoinSet::new();
     for shard in 0..shared.intake.shards() {
@@ -139,15 +147,17 @@ pub async fn run(
     ended
 }
 
-/// The probes live as long as the process. They hold the state weakly, because its
-/// dispatcher would otherwise keep the recorder's lanes open after the end.
-fn register_probes(health: &Health, shared: &Arc<Shared>, consumer: &Arc<Consumer>, slot_deadline_ms: u64) {
+fn register_probes(
+    health: &Health,
+    conditions: &Arc<Conditions>,
+    consumer: &Arc<Consumer>,
+    slot_deadline_ms: u64,
+) {
     let of_heartbeat = Arc::clone(consumer);
     health.add_liveness("kafka-poll-loop", move || of_heartbeat.check_heartbeat());
-    let (of_slots, shared_of_slots) = (Arc::clone(consumer), Arc::downgrade(shared));
+    let (of_slots, waits) = (Arc::clone(consumer), Arc::clone(conditions));
     health.add_liveness("progress", move || {
-        let Some(shared) = shared_of_slots.upgrade() else { return Ok(()) };
-        if shared.waiting.load(Ordering::Relaxed) > 0 || shared.breaker_open.load(Ordering::Relaxed) {
+        if waits.waiting.load(Ordering::Relaxed) > 0 || waits.breaker_open.load(Ordering::Relaxed) {
             return Ok(()); // A restart would not help.
         }
         let limit = Duration::from_millis(slot_deadline_ms);
@@ -167,9 +177,9 @@ fn register_probes(health: &Health, shared: &Arc<Shared>, consumer: &Arc<Consume
             Err("not a member of its group, or no broker answers".into())
         }
     });
-    let of_breaker = Arc::downgrade(shared);
+    let of_breaker = Arc::clone(conditions);
     health.add_readiness("dead-letter-breaker", move || {
-        if of_breaker.upgrade().is_some_and(|shared| shared.breaker_open.load(Ordering::Relaxed)) {
+        if of_breaker.breaker_open.load(Ordering::Relaxed) {
             return Err(
                 "open: too many records in a row cannot be decoded; mend the producer or the schema, \
                         then restart this pod"
@@ -194,7 +204,7 @@ async fn watch_for_leaks(shared: Arc<Shared>, consumer: Arc<Consumer>) {
 
 async fn claim_loop(shared: Arc<Shared>, shard: usize) {
     while !shared.stop.is_cancelled() && !shared.fatal.is_cancelled() {
-        if shared.breaker_open.load(Ordering::Relaxed) {
+        if shared.conditions.breaker_open.load(Ordering::Relaxed) {
             return shared.stop.cancelled().await;
         }
         let Some((records, permits)) = gather(&shared, shard).await else { continue };

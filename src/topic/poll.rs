@@ -158,7 +158,8 @@ fn leave(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContext>) {
     let partitions = shared.partitions();
     let offsets = shared.drain(&partitions, || {
         shared.beat();
-        // Keeps the membership alive; the partitions are paused.
+        // Keeps the membership alive. What it still gives is dropped: it was not begun,
+        // so it is not committed, and the next owner reads it.
         drop(consumer.poll(Duration::ZERO));
     });
     if offsets.count() > 0 {

@@ -7,14 +7,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails by a panic says where")]
 #![allow(missing_docs, reason = "what a test promises is its name")]
 
-mod bad_records;
-mod front;
-mod harness;
-
 mod back_pressure;
 mod bad_records;
 mod dependency_away;
 mod front;
+mod harness;
 mod holds;
 mod inbox_page;
 mod no_health_information_leaks;

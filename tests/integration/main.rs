@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by a panic says where")]
 #![allow(missing_docs, reason = "what a test promises is its name")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test may print its figures")]
 
 mod back_pressure;
 mod bad_records;

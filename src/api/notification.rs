@@ -25,9 +25,11 @@ use crate::record::read::{self, DeliveryView, NotificationView, WhyLine};
 const SEND_AT_MAX: SignedDuration = SignedDuration::from_hours(366 * 24);
 /// How far ahead it may expire.
 const EXPIRES_AT_MAX: SignedDuration = SignedDuration::from_hours(732 * 24);
-const VARIABLES_MAX: usize = 32;
+// Bounds of the record on the topic (`avro/pat.notifications.v1.avsc`): a request
+// that we take over must not become a dead letter there.
+const VARIABLES_MAX: usize = 20;
 const VARIABLE_NAME_MAX_BYTES: usize = 64;
-const VARIABLE_VALUE_MAX_BYTES: usize = 1024;
+const VARIABLE_VALUE_MAX_CHARS: usize = 500;
 /// Pause between looks at the database for a notification that is on its way: it
 /// doubles, with jitter, up to the greater one.
 const LOOK_INITIAL: Duration = Duration::from_millis(10);
@@ -140,7 +142,8 @@ fn requested(
         purpose,
         urgency,
         channels,
-        send_at,
+        // What is past is at once; the record has no place for a time long ago.
+        send_at: send_at.filter(|&send_at| send_at > now),
         expires_at,
         variables: Redacted::new(message.variables.into_iter().collect()),
         requested_at: now,
@@ -160,15 +163,17 @@ fn check_times(
     if let Some(expires_at) = expires_at {
         let near = expires_at.duration_since(now) <= EXPIRES_AT_MAX;
         faults.require(near, "expires_at", "must be at most 732 days ahead");
-        faults.require(expires_at > now, "expires_at", "must be in the future");
-        let after = send_at.is_none_or(|send_at| expires_at > send_at);
+        // The record on the topic has milliseconds, and must have an end after its begin.
+        let is_after = |time: Timestamp| expires_at.as_millisecond() > time.as_millisecond();
+        faults.require(is_after(now), "expires_at", "must be in the future");
+        let after = send_at.is_none_or(is_after);
         faults.require(after, "expires_at", "must be later than send_at");
     }
 }
 
 /// Descriptions name neither names nor values: a caller may have mixed them up.
 fn check_variables(variables: &BTreeMap<String, String>, faults: &mut Violations) {
-    faults.require(variables.len() <= VARIABLES_MAX, "variables", "has more than 32 entries");
+    faults.require(variables.len() <= VARIABLES_MAX, "variables", "has more than 20 entries");
     let name_ok = |name: &String| {
         name.len() <= VARIABLE_NAME_MAX_BYTES
             && name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -179,8 +184,8 @@ fn check_variables(variables: &BTreeMap<String, String>, faults: &mut Violations
         "variables",
         "has a name that is not 1 to 64 characters of a-z 0-9 _, beginning with a letter",
     );
-    let short = |value: &String| value.len() <= VARIABLE_VALUE_MAX_BYTES;
-    faults.require(variables.values().all(short), "variables", "has a value of more than 1024 bytes");
+    let short = |value: &String| value.chars().count() <= VARIABLE_VALUE_MAX_CHARS;
+    faults.require(variables.values().all(short), "variables", "has a value of more than 500 characters");
     let plain = |value: &String| value.chars().all(|c| c == '\n' || !c.is_control());
     faults.require(variables.values().all(plain), "variables", "has a value with a control character");
 }
@@ -335,13 +340,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_over_fits_the_record_on_the_topic() {
+        let past = check(proto::NotificationServiceSendRequest { send_at: days(-20_000), ..message() });
+        assert_eq!(past.unwrap().send_at, None, "the past is at once");
+        let soon = Some(timestamp_to(now() + SignedDuration::from_micros(900)));
+        let faults = check(proto::NotificationServiceSendRequest { expires_at: soon, ..message() });
+        assert_eq!(faults.unwrap_err(), ["expires_at"], "the same millisecond");
+    }
+
+    #[test]
     fn bounds_of_variables_hold() {
         let with = |variables| check(proto::NotificationServiceSendRequest { variables, ..message() });
         let many = |n: usize| (0..n).map(|i| (format!("v{i}"), String::new())).collect();
-        assert!(with(many(32)).is_ok());
-        assert!(with(many(33)).is_err());
-        assert!(with([("v".to_owned(), "x".repeat(1024))].into()).is_ok());
-        assert!(with([("v".to_owned(), "x".repeat(1025))].into()).is_err());
+        assert!(with(many(20)).is_ok());
+        assert!(with(many(21)).is_err());
+        assert!(with([("v".to_owned(), "ü".repeat(500))].into()).is_ok());
+        assert!(with([("v".to_owned(), "x".repeat(501))].into()).is_err());
         assert!(with([(String::new(), String::new())].into()).is_err());
     }
 

@@ -32,8 +32,7 @@ pub struct DeadLetter {
 
 /// Groups with the topics that they read.
 fn groups(prefix: &str) -> Vec<(String, Vec<String>)> {
-    let readers: [&[Topic]; 2] =
-        [&[names::TEST_RESULTS], &[names::NOTIFICATIONS, names::NOTIFICATIONS_BULK]];
+    let readers: [&[Topic]; 2] = [&[names::TEST_RESULTS], &[names::NOTIFICATIONS, names::NOTIFICATIONS_BULK]];
     readers
         .iter()
         .filter_map(|topics| {
@@ -73,7 +72,8 @@ pub(super) fn dead_letters(kafka: &config::Kafka) -> Vec<DeadLetter> {
     for (_, topics) in groups(&kafka.topic_prefix) {
         for topic in topics.iter().map(|topic| dlq_of(topic)) {
             for partition in 0..partitions_of(&consumer, &topic) {
-                let (low, high) = consumer.fetch_watermarks(&topic, partition, TIMEOUT).expect("a dead-letter topic");
+                let (low, high) =
+                    consumer.fetch_watermarks(&topic, partition, TIMEOUT).expect("a dead-letter topic");
                 if high > low {
                     expected += usize::try_from(high - low).expect("a count");
                     wanted.add_partition_offset(&topic, partition, Offset::Beginning).expect("an offset");
@@ -117,7 +117,8 @@ const fn small_partitions(topic: &Topic) -> i32 {
 
 /// Makes every topic and dead-letter topic, with few partitions.
 pub(super) async fn create_small_topics(kafka: &config::Kafka) {
-    let admin: AdminClient<DefaultClientContext> = kafka_client_config(kafka).create().expect("an admin client");
+    let admin: AdminClient<DefaultClientContext> =
+        kafka_client_config(kafka).create().expect("an admin client");
     let longest = RECORD_MAX_BYTES.to_string();
     let wanted: Vec<(String, i32)> = names::ALL
         .iter()

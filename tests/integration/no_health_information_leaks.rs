@@ -1,0 +1,1 @@
+//! Health information stays where it belongs.

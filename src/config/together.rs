@@ -16,7 +16,8 @@ struct Together {
     must: &'static str,
 }
 
-/// What a lease must leave over a provider's time-out: rendering, queueing, the clock of the pool.
+/// What a lease must leave over the wait for a free call and the call itself, each at
+/// most the provider's time-out. With less, `dispatch` hands every claim back unsent.
 const LEASE_MARGIN_MS: u64 = 5000;
 
 const fn together(keys: &'static [&'static str], holds: fn(&Config) -> bool, must: &'static str) -> Together {
@@ -26,18 +27,18 @@ const fn together(keys: &'static [&'static str], holds: fn(&Config) -> bool, mus
 const RULES: &[Together] = &[
     together(
         &["processor.lease_ms", "sms.timeout_ms"],
-        |c| c.processor.lease_ms >= c.sms.timeout_ms + LEASE_MARGIN_MS,
-        "lease_ms at least timeout_ms + 5000: a claim must outlast the call that it covers",
+        |c| c.processor.lease_ms > 2 * c.sms.timeout_ms + LEASE_MARGIN_MS,
+        "lease_ms above 2 x timeout_ms + 5000: no call begins with less of its claim left",
     ),
     together(
         &["processor.lease_ms", "email.timeout_ms"],
-        |c| c.processor.lease_ms >= c.email.timeout_ms + LEASE_MARGIN_MS,
-        "lease_ms at least timeout_ms + 5000: a claim must outlast the call that it covers",
+        |c| c.processor.lease_ms > 2 * c.email.timeout_ms + LEASE_MARGIN_MS,
+        "lease_ms above 2 x timeout_ms + 5000: no call begins with less of its claim left",
     ),
     together(
         &["processor.lease_ms", "push.timeout_ms"],
-        |c| c.processor.lease_ms >= c.push.timeout_ms + LEASE_MARGIN_MS,
-        "lease_ms at least timeout_ms + 5000: a claim must outlast the call that it covers",
+        |c| c.processor.lease_ms > 2 * c.push.timeout_ms + LEASE_MARGIN_MS,
+        "lease_ms above 2 x timeout_ms + 5000: no call begins with less of its claim left",
     ),
     together(
         &["postgres.statement_timeout_ms", "postgres.pool_wait_timeout_ms", "processor.lease_ms"],

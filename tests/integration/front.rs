@@ -24,7 +24,11 @@ const CONSUMER: &str = "consumer-notification";
 
 /// A front as a process, and a connection to it.
 async fn front(world: &World) -> (Process, Channel) {
-    let mut process = world.process("app", &[]);
+    front_with(world, &[]).await
+}
+
+async fn front_with(world: &World, variables: &[(&str, &str)]) -> (Process, Channel) {
+    let mut process = world.process("app", variables);
     process.wait_for_log("front is listening", Duration::from_secs(30)).await;
     (process, connect(world).await)
 }
@@ -260,12 +264,12 @@ async fn reflected(channel: Channel) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_away_is_told_in_time_and_forgotten_when_it_is_back() {
     const CALL: Duration = Duration::from_secs(2);
-    let mut world = World::new().await;
+    let world = World::new().await;
     world.load(&[recipient(1)]).await;
     let consumer = world.role(CONSUMER, |_| {});
     let broker = BrokerProxy::start().await;
-    world.config.kafka.bootstrap_servers.clone_from(&world.addresses.proxied_brokers);
-    let (mut process, channel) = front(&world).await;
+    let proxied = ("PATIENT_NOTIFY_KAFKA__BOOTSTRAP_SERVERS", world.addresses.proxied_brokers.as_str());
+    let (mut process, channel) = front_with(&world, &[proxied]).await;
     let mut client = NotificationServiceClient::new(channel);
     client.send(wish("before", 1)).await.unwrap();
 
@@ -297,13 +301,12 @@ async fn a_broker_that_is_away_is_told_in_time_and_forgotten_when_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_away_does_not_keep_requests_from_being_taken_over() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     let database = Proxy::start(world.addresses.postgres_address()).await;
     let url = world.config.postgres.url.expose().replace(world.addresses.postgres_address(), &database.address);
-    world.config.postgres.url = url.into();
     // Away at the start already: it serves all the same.
     database.cut().await;
-    let (mut process, channel) = front(&world).await;
+    let (mut process, channel) = front_with(&world, &[("PATIENT_NOTIFY_POSTGRES__URL", &url)]).await;
     let mut client = NotificationServiceClient::new(channel.clone());
     let sent = client.send(wish("key-1", 1)).await.unwrap().into_inner();
     let lying = read_topic(&world.config.kafka, &world.topic(&patient_notify::topic::names::NOTIFICATIONS)).await;

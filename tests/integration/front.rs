@@ -145,7 +145,11 @@ async fn ok_never_leads_to_a_dead_letter() {
         },
         proto::NotificationServiceSendRequest {
             urgency: proto::Urgency::Bulk.into(),
-            channels: vec![proto::Channel::Push.into(), proto::Channel::Email.into(), proto::Channel::Sms.into()],
+            channels: vec![
+                proto::Channel::Push.into(),
+                proto::Channel::Email.into(),
+                proto::Channel::Sms.into(),
+            ],
             recipient_id: Some(patient(1).as_str().to_owned()),
             ..wish("bulk", 1)
         },
@@ -231,7 +235,9 @@ async fn health_reflection_and_inbox_share_the_port() {
         .await;
     }
     let services = reflected(channel).await;
-    for service in ["patientnotify.v1.NotificationService", "patientnotify.v1.RecipientService", "grpc.health.v1.Health"] {
+    for service in
+        ["patientnotify.v1.NotificationService", "patientnotify.v1.RecipientService", "grpc.health.v1.Health"]
+    {
         assert!(services.iter().any(|name| name == service), "{services:?}");
     }
 
@@ -242,7 +248,10 @@ async fn health_reflection_and_inbox_share_the_port() {
     assert!(get(&base).await.1.contains("/inbox"));
     context.shutdown.cancel();
     running.await.unwrap().unwrap();
-    assert!(tokio::net::TcpStream::connect(&world.config.app.listen).await.is_err(), "the port is free again");
+    assert!(
+        tokio::net::TcpStream::connect(&world.config.app.listen).await.is_err(),
+        "the port is free again"
+    );
 }
 
 async fn reflected(channel: Channel) -> Vec<String> {
@@ -256,7 +265,9 @@ async fn reflected(channel: Channel) -> Vec<String> {
     let mut client = ServerReflectionClient::new(channel);
     let mut answers = client.server_reflection_info(tokio_stream::once(ask)).await.unwrap().into_inner();
     match answers.message().await.unwrap().unwrap().message_response {
-        Some(MessageResponse::ListServicesResponse(list)) => list.service.into_iter().map(|one| one.name).collect(),
+        Some(MessageResponse::ListServicesResponse(list)) => {
+            list.service.into_iter().map(|one| one.name).collect()
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -303,13 +314,15 @@ async fn a_broker_that_is_away_is_told_in_time_and_forgotten_when_it_is_back() {
 async fn a_database_that_is_away_does_not_keep_requests_from_being_taken_over() {
     let world = World::new().await;
     let database = Proxy::start(world.addresses.postgres_address()).await;
-    let url = world.config.postgres.url.expose().replace(world.addresses.postgres_address(), &database.address);
+    let url =
+        world.config.postgres.url.expose().replace(world.addresses.postgres_address(), &database.address);
     // Away at the start already: it serves all the same.
     database.cut().await;
     let (mut process, channel) = front_with(&world, &[("PATIENT_NOTIFY_POSTGRES__URL", &url)]).await;
     let mut client = NotificationServiceClient::new(channel.clone());
     let sent = client.send(wish("key-1", 1)).await.unwrap().into_inner();
-    let lying = read_topic(&world.config.kafka, &world.topic(&patient_notify::topic::names::NOTIFICATIONS)).await;
+    let lying =
+        read_topic(&world.config.kafka, &world.topic(&patient_notify::topic::names::NOTIFICATIONS)).await;
     assert_eq!(lying.len(), 1, "taken over: it lies on the topic");
     let ask = proto::NotificationServiceGetRequest { consistency_token: None, ..of(&sent) };
     assert_away(&client.get(ask.clone()).await.unwrap_err(), "DATABASE_UNAVAILABLE");
@@ -408,7 +421,10 @@ async fn a_recipient_has_the_state_that_was_last_given() {
     assert_eq!(shown.consents.len(), 1, "a consent that is not named stays as it is");
     let retired: Vec<_> = shown.contact_points.iter().filter(|point| point.retired_at.is_some()).collect();
     assert_eq!((retired.len(), retired[0].retired_reason.as_str()), (1, "not_named"));
-    assert!(!format!("{shown:?}").contains("+15550000001") && !format!("{shown:?}").contains("jane-1@"), "{shown:?}");
+    assert!(
+        !format!("{shown:?}").contains("+15550000001") && !format!("{shown:?}").contains("jane-1@"),
+        "{shown:?}"
+    );
     client.upsert(whole.clone()).await.unwrap();
     let shown = self::shown(&mut client).await;
     assert!(shown.patients.len() == 1 && shown.contact_points.iter().all(|point| point.retired_at.is_none()));

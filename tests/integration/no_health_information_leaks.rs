@@ -21,7 +21,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// What every canary has in it, in small letters; the numbers; and words of the
 /// messages themselves.
 const FORBIDDEN: [&str; 4] = ["canary", "9997731", "reply stop", "you have a new"];
-const ROLES: [&str; 4] = ["app", "consumer-test-result-notification", "consumer-notification", "wrk-notifications"];
+const ROLES: [&str; 4] =
+    ["app", "consumer-test-result-notification", "consumer-notification", "wrk-notifications"];
 /// Recipients: two who want text messages, two e-mail, two push.
 const PEOPLE: u64 = 6;
 
@@ -78,14 +79,18 @@ fn assert_clean(what: &str, text: &str) {
     let lower = text.to_lowercase();
     for forbidden in FORBIDDEN {
         if let Some(at) = lower.find(forbidden) {
-            let near: String = lower[..at].chars().rev().take(300).collect::<Vec<_>>().into_iter().rev().collect();
+            let near: String =
+                lower[..at].chars().rev().take(300).collect::<Vec<_>>().into_iter().rev().collect();
             panic!("{what} holds {forbidden:?}, behind: {near}");
         }
     }
 }
 
 fn assert_status_clean(what: &str, status: &Status) {
-    assert_clean(what, &format!("{status:?} {} {}", status.message(), String::from_utf8_lossy(status.details())));
+    assert_clean(
+        what,
+        &format!("{status:?} {} {}", status.message(), String::from_utf8_lossy(status.details())),
+    );
 }
 
 /// What is watched: the world, its processes, and the way to its front.
@@ -102,9 +107,11 @@ impl Stage {
         let mut world = World::new().await;
         world.config.log.filter = "trace".to_owned();
         let database = Proxy::start(world.addresses.postgres_address()).await;
-        let url = world.config.postgres.url.expose().replace(world.addresses.postgres_address(), &database.address);
+        let url =
+            world.config.postgres.url.expose().replace(world.addresses.postgres_address(), &database.address);
         let behind_proxy = [("PATIENT_NOTIFY_POSTGRES__URL", url.as_str())];
-        let mut processes: Vec<_> = ROLES.iter().map(|role| (*role, world.process(role, &behind_proxy))).collect();
+        let mut processes: Vec<_> =
+            ROLES.iter().map(|role| (*role, world.process(role, &behind_proxy))).collect();
         processes[0].1.wait_for_log("front is listening", DEADLINE).await;
         let endpoint = Endpoint::from_shared(format!("http://{}", world.config.app.listen)).unwrap();
         let channel = endpoint.connect().await.unwrap();
@@ -251,7 +258,10 @@ async fn nobody_but_the_providers_is_told() {
 async fn assert_they_arrived(stage: &Stage) {
     let messages = stage.world.sandbox.log.all();
     for wanted in ["+1999773194", "canary-mail-", "CANARY-device-"] {
-        assert!(messages.iter().any(|message| message.to.expose().contains(wanted)), "no message to {wanted}…");
+        assert!(
+            messages.iter().any(|message| message.to.expose().contains(wanted)),
+            "no message to {wanted}…"
+        );
     }
     for channel in [Channel::Sms, Channel::Email] {
         let placed = |body: &str| body.contains("CANARY Clinic");
@@ -271,7 +281,10 @@ async fn assert_topics_clean(stage: &Stage) {
     for topic in names::ALL.iter() {
         let name = stage.world.topic(topic);
         for record in read_topic(&stage.world.config.kafka, &name).await {
-            assert_clean(&format!("a key on {name}"), &String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()));
+            assert_clean(
+                &format!("a key on {name}"),
+                &String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()),
+            );
             if topic.name == names::NOTIFICATION_STATUS.name {
                 assert_clean(&name, &String::from_utf8_lossy(record.payload.as_deref().unwrap_or_default()));
             }

@@ -10,9 +10,7 @@ use patient_notify::topic::client::kafka_client_config;
 use patient_notify::topic::lag::{self, PartitionLag};
 use patient_notify::topic::names::{self, Topic};
 use patient_notify::topic::producer::Producer;
-use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
@@ -93,9 +91,7 @@ async fn a_changed_setting_is_reported_and_mended_and_others_stay() {
         .set("retention.ms", "60000")
         .set("segment.bytes", "2097152");
     client(&world.config.kafka).alter_configs([&altered], &options()).await.unwrap();
-    let differs = |change: &Change| {
-        matches!(change, Change::Set { topic, setting: "retention.ms", from, .. } if *topic == name && from == "60000")
-    };
+    let differs = |change: &Change| matches!(change, Change::Set { topic, setting: "retention.ms", from, .. } if *topic == name && from == "60000");
     eventually("check reports it", DEADLINE, async || {
         admin::check(&world.config).await.unwrap().changes.iter().any(differs)
     })

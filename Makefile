@@ -43,6 +43,10 @@ demo: deps ## Install, build, and show the whole way of 5,000 test results on re
 deps: ## Install what is missing (Debian packages, servers); once
 	@scripts/install.sh stack
 
+.PHONY: test-deps
+test-deps: deps
+	@scripts/install.sh test
+
 .PHONY: build
 build: ## Build everything, tests too
 	@cargo build --locked --all-targets -j $(JOBS)
@@ -50,7 +54,7 @@ build: ## Build everything, tests too
 # --- Test ----------------------------------------------------------------------
 
 .PHONY: test
-test: deps ## Unit, documentation and integration tests on a stack of their own
+test: test-deps ## Unit, documentation and integration tests on a stack of their own
 	@cargo build --locked --bin patient-notify -j $(JOBS)
 	@cargo test --locked --no-run -j $(JOBS)
 	@exec '$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing to build, test and run this project on Debian 12.
 #
-#   scripts/install.sh stack   what `make test` and `make demo` need (default)
+#   scripts/install.sh stack   what `make demo` needs (default)
+#   scripts/install.sh test    what `make test` needs besides: a browser
 #   scripts/install.sh check   what `make check` needs besides
 #
 # Debian packages come by apt, and only when something is missing. The servers and
@@ -35,13 +36,13 @@ main() {
   local -r group=${1:-stack}
   check_rust
   case $group in
-    stack)
+    stack | test)
       local -ra wanted=(kafka apicurio postgres)
       ;;
     check)
       local -ra wanted=(buf cargo-deny)
       ;;
-    *) die "unknown group '$group': use stack or check" ;;
+    *) die "unknown group '$group': use stack, test or check" ;;
   esac
 
   local -a missing=()
@@ -96,6 +97,7 @@ install_debian_packages() {
   else
     find_java >/dev/null || packages+=(openjdk-17-jre-headless)
   fi
+  [[ $group != test ]] || command -v chromium >/dev/null || packages+=(chromium)
   local tool
   for tool in "$@"; do
     case $tool in

@@ -1,4 +1,4 @@
-//! What is measured. [`instruments`] declares every instrument; nothing else does.
+//! What is measured. `instruments` declares every instrument; nothing else does.
 //!
 //! Rules: a label's values are bounded and known beforehand (words of
 //! [`crate::domain`], static names, topics); never an identifier, an address or

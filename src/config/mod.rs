@@ -3,7 +3,7 @@
 //!
 //! `config/default.toml` is the documentation: a key exists because it stands
 //! there, with its default, its unit and its meaning. What a key may hold is in
-//! [`rules`], what keys must satisfy together in [`together`]. This is the only
+//! `rules`, what keys must satisfy together in `together`. This is the only
 //! room that reads the environment.
 
 mod draft;

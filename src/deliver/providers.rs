@@ -15,6 +15,7 @@ use super::twilio::Twilio;
 use super::{Content, LookUp, Message, SendOutcome};
 use crate::config::{Config, Email, Plan, Push, Sms};
 use crate::domain::{Channel, DeliveryId, Reason, Redacted};
+use crate::metrics;
 
 /// Longest time-out that a provider may have.
 const TIMEOUT_MAX_MS: u64 = 10 * 60 * 1000;
@@ -165,7 +166,8 @@ impl Providers {
     /// A channel that is switched off answers `Permanent(ChannelDisabled)`,
     /// which says nothing of the address.
     pub async fn send(&self, message: &Message) -> SendOutcome {
-        let slot = self.slot(message.content.channel());
+        let channel = message.content.channel();
+        let slot = self.slot(channel);
         match slot.provider {
             Provider::Disabled => return SendOutcome::Permanent(Reason::ChannelDisabled),
             Provider::Instant => {
@@ -185,7 +187,9 @@ impl Providers {
             return SendOutcome::Transient { reason: Reason::ProviderUnreachable, after: Some(after) };
         }
         let mut call = Call { breaker: &slot.breaker, admission, verdict: Verdict::Abandoned };
+        let begun = Instant::now();
         let outcome = slot.call(message).await;
+        metrics::provider_call(channel, outcome.as_str(), begun.elapsed());
         call.verdict = verdict(&outcome);
         outcome
     }

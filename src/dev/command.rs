@@ -142,7 +142,7 @@ pub fn run(options: Options) -> ExitCode {
         let health = Health::new();
         let _signals = shutdown::listen(token.clone(), Arc::clone(&health), STOP_TIMEOUT)?;
         let mut config = Config::load(None).map_err(anyhow::Error::from)?;
-        if options.demo && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        if options.demo && config.log.filter == Config::from_defaults().log.filter {
             // The table is for people; what is worth a warning still shows.
             "patient_notify=warn".clone_into(&mut config.log.filter);
         }

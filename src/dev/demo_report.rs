@@ -13,6 +13,9 @@ use crate::record::Store;
 use crate::sandbox::MessageLog;
 use crate::topic::names::TEST_RESULTS;
 
+/// Longest latency that is told apart from a longer one: a day.
+const LATENCY_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// What became of the demonstration's results.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -58,7 +61,8 @@ impl Report {
             lag: lag_of(config).await?,
             lost: published.results.difference(&became).count(),
             doubled: given.values().filter(|&&times| times > 1).count(),
-            latency_ms: Histogram::new(3)?,
+            // With a bound: one that resizes itself clamps what is recorded to its first size.
+            latency_ms: Histogram::new_with_max(LATENCY_MAX_MS, 3)?,
         };
         for one in &deliveries {
             let code = one.delivery_id.short_code();

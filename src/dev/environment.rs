@@ -133,8 +133,21 @@ impl Environment {
         println!("data, logs           {}", self.stack.data_dir().display());
         println!();
         println!("Next: publish more as a laboratory would (examples/lab/README.md), or");
-        println!("  {} produce test-results --count 1000 --patients 1000", program());
+        println!("  {}{} produce test-results --count 1000 --patients 1000", self.addresses(), program());
         println!("Ctrl-C stops everything.");
+    }
+
+    /// What a command needs in its environment to find this stack: nothing where
+    /// the ports are the defaults.
+    fn addresses(&self) -> String {
+        let defaults = Config::from_defaults();
+        if self.config.kafka.bootstrap_servers == defaults.kafka.bootstrap_servers {
+            return String::new();
+        }
+        format!(
+            "PATIENT_NOTIFY_KAFKA__BOOTSTRAP_SERVERS={} PATIENT_NOTIFY_REGISTRY__URL={} \\\n  ",
+            self.config.kafka.bootstrap_servers, self.config.registry.url
+        )
     }
 
     /// Drains and stops the roles, then the sandbox, then the servers.

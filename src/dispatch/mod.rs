@@ -66,8 +66,8 @@ pub struct Assignment {
     pub lease_until: Instant,
     /// Too late to be useful.
     pub expires_at: Timestamp,
-    /// The source record's time stamp.
-    pub published_at: Timestamp,
+    /// The source record's time stamp; `None`: it was held on purpose since.
+    pub published_at: Option<Timestamp>,
 }
 
 /// May a send still begin? Asked right before the call.
@@ -140,6 +140,7 @@ impl Dispatcher {
     async fn run(&self, work: Work) {
         let Work { assignment, may_begin, on_recorded } = work;
         let (recorded, outcome) = self.deliver(&assignment, &may_begin).await;
+        metrics::deliveries(assignment.channel, recorded.state.as_str(), 1);
         self.recorder.record(recorded, outcome, on_recorded).await;
     }
 
@@ -171,10 +172,10 @@ impl Dispatcher {
             content,
         };
         // The clock of the objective stops when the provider is handed the message.
-        let handed_over = Timestamp::now().duration_since(assignment.published_at);
+        let handed_over = assignment.published_at.map(|at| Timestamp::now().duration_since(at));
         let outcome = self.providers.send(&message).await;
-        if matches!(outcome, SendOutcome::Sent { .. }) {
-            let elapsed = Duration::try_from(handed_over).unwrap_or_default();
+        if let (SendOutcome::Sent { .. }, Some(elapsed)) = (&outcome, handed_over) {
+            let elapsed = Duration::try_from(elapsed).unwrap_or_default();
             metrics::accept_to_provider(assignment.purpose, assignment.urgency, elapsed);
         }
         after_send(

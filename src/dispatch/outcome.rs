@@ -1,5 +1,5 @@
 //! What a provider's answer means for the delivery, its notification and the
-//! record that it came from (`design.md`, "What moves the offset"). Pure.
+//! record that it came from (ARCHITECTURE.md, "What moves the offset"). Pure.
 
 use std::time::Duration;
 
@@ -219,7 +219,7 @@ mod tests {
             trying_for: Duration::ZERO,
             lease_until: Instant::now(),
             expires_at: Timestamp::MAX,
-            published_at: Timestamp::UNIX_EPOCH,
+            published_at: None,
         }
     }
 

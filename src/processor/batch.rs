@@ -7,22 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{error, warn};
 
 use super::Shared;
+use super::claims::{claim_of, published_at, source_of};
 use super::pending::Pending;
+use super::retry::Retry;
 use crate::decode::Rejected;
 use crate::dispatch::{Assignment, Work};
-use crate::domain::{
-    DeliveryId, Event, NotificationId, Outcome, PatientId, Reason, Recipient, Redacted, State,
-};
+use crate::domain::{DeliveryId, Event, NotificationId, Outcome, PatientId, Reason, Recipient};
 use crate::metrics;
 use crate::plan::{Decision, Planned, plan};
-use crate::record::{Claim, FirstDelivery, RecordError, Source};
+use crate::record::{Claim, RecordError};
 use crate::topic::{Origin, Record};
 
 /// Dead letters that are written side by side.
@@ -101,7 +100,7 @@ async fn bury(shared: &Shared, rejected: Vec<(Record, Rejected)>) {
 }
 
 async fn bury_one(shared: &Shared, record: Record, why: Rejected) {
-    if shared.breaker_open.load(Ordering::Relaxed) || shared.breaker.lock().observe(true) {
+    if shared.conditions.breaker_open.load(Ordering::Relaxed) || shared.breaker.lock().observe(true) {
         open_breaker(shared, &why);
         // Held, not dropped: the offset stays and no restart is provoked.
         while !record.ticket.partition().is_closing() && !shared.stop.is_cancelled() {
@@ -140,7 +139,7 @@ async fn bury_one(shared: &Shared, record: Record, why: Rejected) {
 }
 
 fn open_breaker(shared: &Shared, why: &Rejected) {
-    if !shared.breaker_open.swap(true, Ordering::Relaxed) {
+    if !shared.conditions.breaker_open.swap(true, Ordering::Relaxed) {
         metrics::breaker_open(true);
         error!(
             reason = %why.reason,
@@ -187,8 +186,8 @@ async fn claim_and_hand_over(shared: &Arc<Shared>, decoded: Vec<Decoded>, planne
     let batch = shared.next_batch();
     let Some(mut ours) = claim(shared, &mut claims, batch, &decoded).await else { return release(decoded) };
     let lease_until = lease_from + Duration::from_millis(shared.parts.config.lease_ms);
+    shared.breaker.lock().observe_good(decoded.len());
     for (one, plans) in decoded.into_iter().zip(planned) {
-        shared.breaker.lock().observe(false);
         // Taken out, so that a second record of the same meaning finds it gone.
         let new: Vec<Planned> = plans.into_iter().filter(|plan| ours.remove(&plan.notification_id)).collect();
         hand_over(shared, one, new, batch, lease_until);
@@ -284,100 +283,8 @@ fn assignment(
         trying_for: Duration::ZERO,
         lease_until,
         expires_at: plan.expires_at,
-        published_at,
+        published_at: Some(published_at),
     })
-}
-
-fn published_at(record: &Record) -> Timestamp {
-    Timestamp::from_millisecond(record.timestamp_ms).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-fn source_of(record: &Record) -> Source {
-    let partition = record.ticket.partition();
-    Source {
-        topic: Arc::clone(&partition.topic),
-        partition: partition.partition,
-        offset: record.ticket.offset(),
-        published_at: published_at(record),
-    }
-}
-
-fn claim_of(plan: &Planned, source: Source, event: &Event) -> Claim {
-    let due_at = match plan.decision {
-        Decision::Hold { until, .. } => Some(until),
-        Decision::Dispatch | Decision::Suppress(_) | Decision::Expire => None,
-    };
-    let state = match plan.decision {
-        Decision::Dispatch => State::Dispatching,
-        Decision::Hold { .. } => State::Held,
-        Decision::Suppress(_) => State::Suppressed,
-        Decision::Expire => State::Expired,
-    };
-    let sends = matches!(plan.decision, Decision::Dispatch | Decision::Hold { .. });
-    let delivery = match (sends, plan.channels.first(), &plan.address) {
-        (true, Some(&channel), Some(address)) => Some(FirstDelivery {
-            delivery_id: DeliveryId::for_channel(plan.notification_id, channel),
-            channel,
-            address: address.clone(),
-            due_at,
-        }),
-        _ => None,
-    };
-    Claim {
-        notification_id: plan.notification_id,
-        patient_id: plan.patient_id.as_str().to_owned(),
-        recipient_id: plan.recipient_id,
-        purpose: plan.purpose,
-        urgency: plan.urgency,
-        state,
-        reason: plan.decision.reason(),
-        fingerprint: fingerprint(event),
-        caller: plan.caller.clone(),
-        channels: plan.channels.clone(),
-        locale: plan.locale.clone(),
-        variables_json: variables_json(plan.variables.expose()),
-        source,
-        expires_at: plan.expires_at,
-        delivery,
-    }
-}
-
-/// SHA-256 of what a request asks for, without the time of asking: the same key
-/// with another fingerprint is another request under a key that is taken.
-fn fingerprint(event: &Event) -> [u8; 32] {
-    let text = match event {
-        Event::TestResult(result) => format!(
-            "{}\n{}\n{}\n{:?}\n{}",
-            result.result_id,
-            result.version,
-            result.patient_id.as_str(),
-            result.urgency,
-            result.available_at
-        ),
-        Event::Notification(request) => format!(
-            "{}\n{:?}\n{}\n{}\n{:?}\n{:?}\n{:?}\n{:?}",
-            request.patient_id.as_str(),
-            request.recipient,
-            request.purpose,
-            request.urgency,
-            request.channels,
-            request.send_at,
-            request.expires_at,
-            request.variables.expose(),
-        ),
-    };
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-    bytes
-}
-
-fn variables_json(variables: &[(String, String)]) -> Option<Redacted<String>> {
-    if variables.is_empty() {
-        return None;
-    }
-    let map: serde_json::Map<String, serde_json::Value> =
-        variables.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
-    Some(Redacted::new(serde_json::Value::Object(map).to_string()))
 }
 
 fn all_closing(decoded: &[Decoded]) -> bool {
@@ -387,45 +294,4 @@ fn all_closing(decoded: &[Decoded]) -> bool {
 /// Interrupted: the offsets stay, the next owner reads the records again.
 fn release(decoded: Vec<Decoded>) {
     decoded.into_iter().for_each(|one| one.record.ticket.release());
-}
-
-/// Backs off while a dependency is away; says so once, and when it is back.
-struct Retry<'a> {
-    shared: &'a Shared,
-    dependency: &'static str,
-    pause: Duration,
-    tries: u32,
-}
-
-impl<'a> Retry<'a> {
-    const fn new(shared: &'a Shared, dependency: &'static str) -> Self {
-        let pause = Duration::from_millis(shared.parts.config.unavailable_backoff_initial_ms);
-        Self { shared, dependency, pause, tries: 0 }
-    }
-
-    /// Waits before the next try. False when it is no longer worth it.
-    async fn again(&mut self, error: &(dyn std::fmt::Display + Sync), closing: bool) -> bool {
-        metrics::unavailable(self.dependency);
-        if self.tries == 0 {
-            warn!(dependency = self.dependency, %error, "unavailable; records wait");
-        }
-        self.tries += 1;
-        self.shared.waiting.store(true, Ordering::Relaxed);
-        if closing || self.shared.stop.is_cancelled() || self.shared.fatal.is_cancelled() {
-            return false;
-        }
-        tokio::time::sleep(self.pause).await;
-        let longest = Duration::from_millis(self.shared.parts.config.unavailable_backoff_max_ms);
-        self.pause = (self.pause * 2).min(longest);
-        true
-    }
-}
-
-impl Drop for Retry<'_> {
-    fn drop(&mut self) {
-        if self.tries > 0 {
-            self.shared.waiting.store(false, Ordering::Relaxed);
-            tracing::info!(dependency = self.dependency, tries = self.tries, "no longer waiting");
-        }
-    }
 }

@@ -30,6 +30,13 @@ impl DeadLetterBreaker {
         Self { limits, recent: VecDeque::with_capacity(limits.window), rejected_in_window: 0, in_a_row: 0 }
     }
 
+    /// Records that were decoded; they cannot open it.
+    pub fn observe_good(&mut self, records: usize) {
+        for _ in 0..records {
+            self.observe(false);
+        }
+    }
+
     /// One more record. True when the breaker opens by it; the record that opens
     /// it must not become a dead letter.
     pub fn observe(&mut self, rejected: bool) -> bool {

@@ -4,10 +4,12 @@
 
 mod batch;
 mod breaker;
+mod claims;
 mod pending;
+mod retry;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -55,15 +57,22 @@ pub enum ProcessorError {
     Bug,
 }
 
+/// What the probes look at. Apart from the rest, because probes outlive a processor
+/// and must not keep its recorder waiting for outcomes.
+#[derive(Default)]
+struct Conditions {
+    breaker_open: AtomicBool,
+    /// Batches that wait for a dependency: slots age without it being a bug.
+    waiting: AtomicUsize,
+}
+
 /// State that the claim loops share.
 struct Shared {
     parts: Parts,
     intake: Arc<Intake>,
     in_flight: Arc<Semaphore>,
     breaker: Mutex<DeadLetterBreaker>,
-    breaker_open: AtomicBool,
-    /// A dependency is away: slots age without it being a bug.
-    waiting: AtomicBool,
+    conditions: Arc<Conditions>,
     /// Number of the last claim; epochs of first claims come from it.
     batches: AtomicI32,
     stop: CancellationToken,
@@ -106,13 +115,12 @@ pub async fn run(
         intake: consumer.intake(),
         in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
         breaker: Mutex::new(DeadLetterBreaker::new(limits)),
-        breaker_open: AtomicBool::new(false),
-        waiting: AtomicBool::new(false),
+        conditions: Arc::default(),
         batches: AtomicI32::new(0),
         stop: CancellationToken::new(),
         fatal: fatal.clone(),
     });
-    register_probes(health, &shared, &consumer, config.slot_deadline_ms);
+    register_probes(health, &shared.conditions, &consumer, config.slot_deadline_ms);
 
     let mut loops = JoinSet::new();
     for shard in 0..shared.intake.shards() {
@@ -139,14 +147,17 @@ pub async fn run(
     ended
 }
 
-fn register_probes(health: &Health, shared: &Arc<Shared>, consumer: &Arc<Consumer>, slot_deadline_ms: u64) {
+fn register_probes(
+    health: &Health,
+    conditions: &Arc<Conditions>,
+    consumer: &Arc<Consumer>,
+    slot_deadline_ms: u64,
+) {
     let of_heartbeat = Arc::clone(consumer);
     health.add_liveness("kafka-poll-loop", move || of_heartbeat.check_heartbeat());
-    let (of_slots, shared_of_slots) = (Arc::clone(consumer), Arc::clone(shared));
+    let (of_slots, waits) = (Arc::clone(consumer), Arc::clone(conditions));
     health.add_liveness("progress", move || {
-        if shared_of_slots.waiting.load(Ordering::Relaxed)
-            || shared_of_slots.breaker_open.load(Ordering::Relaxed)
-        {
+        if waits.waiting.load(Ordering::Relaxed) > 0 || waits.breaker_open.load(Ordering::Relaxed) {
             return Ok(()); // A restart would not help.
         }
         let limit = Duration::from_millis(slot_deadline_ms);
@@ -166,7 +177,7 @@ fn register_probes(health: &Health, shared: &Arc<Shared>, consumer: &Arc<Consume
             Err("not a member of its group, or no broker answers".into())
         }
     });
-    let of_breaker = Arc::clone(shared);
+    let of_breaker = Arc::clone(conditions);
     health.add_readiness("dead-letter-breaker", move || {
         if of_breaker.breaker_open.load(Ordering::Relaxed) {
             return Err(
@@ -193,6 +204,9 @@ async fn watch_for_leaks(shared: Arc<Shared>, consumer: Arc<Consumer>) {
 
 async fn claim_loop(shared: Arc<Shared>, shard: usize) {
     while !shared.stop.is_cancelled() && !shared.fatal.is_cancelled() {
+        if shared.conditions.breaker_open.load(Ordering::Relaxed) {
+            return shared.stop.cancelled().await;
+        }
         let Some((records, permits)) = gather(&shared, shard).await else { continue };
         batch::process(&shared, records, permits).await;
     }

@@ -162,16 +162,11 @@ impl Store {
         let offsets: Vec<i64> = claims.iter().map(|claim| claim.source.offset).collect();
         let published: Vec<Timestamp> = claims.iter().map(|claim| claim.source.published_at).collect();
         let expires: Vec<Timestamp> = claims.iter().map(|claim| claim.expires_at).collect();
-        let first = |claim: &Claim| claim.delivery.clone();
-        let deliveries: Vec<Option<FirstDelivery>> = claims.iter().map(first).collect();
-        let delivery_ids: Vec<Option<Uuid>> =
-            deliveries.iter().map(|d| d.as_ref().map(|d| d.delivery_id.0)).collect();
-        let delivery_channels: Vec<Option<&str>> =
-            deliveries.iter().map(|d| d.as_ref().map(|d| d.channel.as_str())).collect();
-        let addresses: Vec<Option<&str>> =
-            deliveries.iter().map(|d| d.as_ref().map(|d| d.address.expose().as_str())).collect();
-        let due: Vec<Option<Timestamp>> =
-            deliveries.iter().map(|d| d.as_ref().and_then(|d| d.due_at)).collect();
+        let deliveries: Vec<_> = claims.iter().map(|claim| claim.delivery.as_ref()).collect();
+        let delivery_ids: Vec<_> = deliveries.iter().map(|d| d.map(|d| d.delivery_id.0)).collect();
+        let delivery_channels: Vec<_> = deliveries.iter().map(|d| d.map(|d| d.channel.as_str())).collect();
+        let addresses: Vec<_> = deliveries.iter().map(|d| d.map(|d| d.address.expose().as_str())).collect();
+        let due: Vec<_> = deliveries.iter().map(|d| d.and_then(|d| d.due_at)).collect();
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
 
         let rows = client

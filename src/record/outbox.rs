@@ -3,38 +3,19 @@
 //! One relay at a time reads the oldest rows, publishes them in order and deletes
 //! them: at least once, in order a notification.
 
-use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::error::RecordError;
 use super::store::Store;
-use crate::domain::{Channel, NotificationId, PatientId, Purpose, Reason, RecipientId, State};
+use crate::domain::{Channel, NotificationId, PatientId, Purpose, Reason, RecipientId, State, StatusChanged};
 
 /// A status change that is not published yet.
 #[derive(Debug, Clone)]
 pub struct OutboxRow {
     /// Order of publication.
     pub outbox_id: i64,
-    /// Which notification.
-    pub notification_id: NotificationId,
-    /// Whom it is about.
-    pub patient_id: PatientId,
-    /// Who gets it.
-    pub recipient_id: RecipientId,
-    /// What for.
-    pub purpose: Purpose,
-    /// Number of the change within its notification, from 1.
-    pub sequence: i32,
-    /// The new state.
-    pub state: State,
-    /// Why.
-    pub reason: Reason,
-    /// On which channel, if on one.
-    pub channel: Option<Channel>,
-    /// The backend that asked, if one did.
-    pub caller: Option<String>,
-    /// When.
-    pub changed_at: Timestamp,
+    /// What changed.
+    pub change: StatusChanged,
 }
 
 /// Key of the advisory lock that the one active relay holds (any constant will do).
@@ -105,8 +86,7 @@ impl Relay {
 fn outbox_row(row: &Row) -> Result<OutboxRow, RecordError> {
     let unknown = |column: &str| RecordError::bug(format!("outbox.{column} holds an unknown word"));
     let channel: Option<&str> = row.try_get("channel")?;
-    Ok(OutboxRow {
-        outbox_id: row.try_get("outbox_id")?,
+    let change = StatusChanged {
         notification_id: NotificationId(row.try_get("notification_id")?),
         patient_id: PatientId::parse(row.try_get("patient_id")?).ok_or_else(|| unknown("patient_id"))?,
         recipient_id: RecipientId(row.try_get("recipient_id")?),
@@ -117,5 +97,6 @@ fn outbox_row(row: &Row) -> Result<OutboxRow, RecordError> {
         channel: channel.map(|word| Channel::parse(word).ok_or_else(|| unknown("channel"))).transpose()?,
         caller: row.try_get("caller")?,
         changed_at: row.try_get("changed_at")?,
-    })
+    };
+    Ok(OutboxRow { outbox_id: row.try_get("outbox_id")?, change })
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::wiring;
 use crate::decode::{Decoder, RecordKind};
+use crate::deliver::Providers;
 use crate::plan::Settings;
 use crate::processor::{self, Parts};
 use crate::topic::names::Topic;
@@ -21,6 +22,20 @@ use crate::topic::{Consumer, ConsumerOptions, DeadLetters};
 /// # Errors
 /// When the configuration cannot be used, or the processor breaks.
 pub async fn run(ctx: Context, topics: &[Topic], kind: RecordKind) -> anyhow::Result<()> {
+    let providers = Providers::from_config(&ctx.config)?;
+    run_with(ctx, topics, kind, providers).await
+}
+
+/// As [`run`], with given providers; for benchmarks of everything around them.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    ctx: Context,
+    topics: &[Topic],
+    kind: RecordKind,
+    providers: Providers,
+) -> anyhow::Result<()> {
     let config = &ctx.config;
     let prefix = &config.kafka.topic_prefix;
     let group = topics
@@ -30,7 +45,7 @@ pub async fn run(ctx: Context, topics: &[Topic], kind: RecordKind) -> anyhow::Re
     let fatal = CancellationToken::new();
     let store = wiring::store(&ctx)?;
     wiring::probe_database(&ctx, &store);
-    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal)?;
+    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal, providers)?;
     let producer = Arc::new(Producer::new(&config.kafka)?);
     let parts = Parts {
         config: config.processor.clone(),

@@ -4,7 +4,7 @@
 //! probes, signals, and an exit code that says how it ended.
 
 pub mod app;
-mod consumer;
+pub mod consumer;
 pub mod consumer_notification;
 pub mod consumer_test_result_notification;
 mod wiring;

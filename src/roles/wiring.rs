@@ -55,20 +55,8 @@ pub async fn join_recorders(recorders: JoinSet<()>, ctx: &Context) {
 /// Providers, words and the recorder; its lanes end after the last dispatcher.
 ///
 /// # Errors
-/// When a provider's section or a template cannot be used.
-pub fn dispatcher(
-    ctx: &Context,
-    store: &Store,
-    fatal: &CancellationToken,
-) -> anyhow::Result<(Arc<Dispatcher>, JoinSet<()>)> {
-    dispatcher_with(ctx, store, fatal, Providers::from_config(&ctx.config)?)
-}
-
-/// As [`dispatcher`], with given providers.
-///
-/// # Errors
 /// When a template cannot be used.
-pub fn dispatcher_with(
+pub fn dispatcher(
     ctx: &Context,
     store: &Store,
     fatal: &CancellationToken,

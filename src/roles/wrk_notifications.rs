@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, wiring};
+use crate::deliver::Providers;
 use crate::plan::Settings;
 use crate::workers::due::DueWorker;
 
@@ -17,7 +18,7 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let fatal = CancellationToken::new();
     let store = wiring::store(&ctx)?;
     wiring::probe_database(&ctx, &store);
-    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal)?;
+    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal, Providers::from_config(config)?)?;
     let worker = DueWorker {
         config: config.workers.clone(),
         lease: Duration::from_millis(config.processor.lease_ms),

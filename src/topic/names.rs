@@ -1,4 +1,4 @@
-//! Topics and groups, their names and sizes (`design.md`, Topics).
+//! Topics and groups, their names and sizes (ARCHITECTURE.md, "Topics").
 
 /// A topic of the system, without the configured prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -87,8 +87,14 @@ impl DueWorker {
         if taken == 0 {
             return Ok(0);
         }
-        let facts = self.facts(&due).await?;
         let lease_until = lease_from + self.lease;
+        let facts = match self.facts(&due).await {
+            Ok(facts) => facts,
+            Err(error) => {
+                self.hand_back(&due, lease_until, permits).await;
+                return Err(error);
+            }
+        };
         let mut send = Vec::new();
         for one in due {
             let Some(permit) = permits.split(1) else { break };
@@ -116,6 +122,22 @@ impl DueWorker {
         ids.sort_unstable();
         ids.dedup();
         self.store.recipients(&ids).await
+    }
+
+    /// What was claimed and not begun goes back, so that its lease does not run out
+    /// and make its outcome look unknown. The recorder waits for the database.
+    async fn hand_back(&self, due: &[DueDelivery], lease_until: Instant, mut permits: OwnedSemaphorePermit) {
+        for one in due {
+            let Some(permit) = permits.split(1) else { return };
+            let assignment = assignment(one, lease_until);
+            let (recorded, outcome) = match one.was {
+                State::Dispatching | State::OutcomeUnknown => {
+                    dispatch::look_up_later(&assignment, Reason::OwnerLost)
+                }
+                _ => dispatch::released(&assignment),
+            };
+            self.record(recorded, outcome, permit).await;
+        }
     }
 
     async fn record(&self, recorded: Recorded, outcome: Outcome, permit: OwnedSemaphorePermit) {
@@ -162,13 +184,16 @@ impl DueWorker {
             .filter(|(due, assignment, _)| due.address.as_ref() != Some(&assignment.address))
             .map(|(_, assignment, _)| (assignment.delivery_id, assignment.address.clone()))
             .collect();
-        if !moved.is_empty() {
-            self.store.set_addresses(&moved).await?;
-        }
+        let written = if moved.is_empty() { Ok(()) } else { self.store.set_addresses(&moved).await };
         for (_, assignment, permit) in ready {
-            self.submit(assignment, permit, shutdown);
+            if written.is_ok() {
+                self.submit(assignment, permit, shutdown);
+            } else {
+                let (recorded, outcome) = dispatch::released(&assignment);
+                self.record(recorded, outcome, permit).await;
+            }
         }
-        Ok(())
+        written
     }
 
     fn submit(&self, assignment: Assignment, permit: OwnedSemaphorePermit, shutdown: &CancellationToken) {
@@ -256,6 +281,7 @@ fn assignment(due: &DueDelivery, lease_until: Instant) -> Assignment {
         trying_for: due.trying_for,
         lease_until,
         expires_at: due.expires_at,
-        published_at: due.published_at,
+        // The objective's clock does not run while a message is held on purpose.
+        published_at: (due.was != State::Held).then_some(due.published_at),
     }
 }

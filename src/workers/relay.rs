@@ -7,7 +7,6 @@ use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::domain::StatusChanged;
 use crate::metrics;
 use crate::record::{OutboxRow, RecordError, Relay, Store};
 use crate::topic::encoder::Encoder;
@@ -94,7 +93,7 @@ impl StatusRelay {
     async fn publish(&self, rows: &[OutboxRow]) -> Vec<i64> {
         let mut records = Vec::with_capacity(rows.len());
         for row in rows {
-            match self.encoder.status(&status_of(row)).await {
+            match self.encoder.status(&row.change).await {
                 Ok(payload) => records.push((row, payload)),
                 Err(error) => {
                     metrics::unavailable("registry");
@@ -104,7 +103,12 @@ impl StatusRelay {
             }
         }
         let sends = records.iter().map(|(row, payload)| {
-            self.producer.send(&self.topic, Some(row.patient_id.as_str().as_bytes()), Some(payload), &[])
+            self.producer.send(
+                &self.topic,
+                Some(row.change.patient_id.as_str().as_bytes()),
+                Some(payload),
+                &[],
+            )
         });
         let mut published = Vec::with_capacity(records.len());
         for ((row, _), sent) in records.iter().zip(join_all(sends).await) {
@@ -116,20 +120,5 @@ impl StatusRelay {
             published.push(row.outbox_id);
         }
         published
-    }
-}
-
-fn status_of(row: &OutboxRow) -> StatusChanged {
-    StatusChanged {
-        notification_id: row.notification_id,
-        patient_id: row.patient_id.clone(),
-        recipient_id: row.recipient_id,
-        purpose: row.purpose,
-        sequence: row.sequence,
-        state: row.state,
-        reason: row.reason,
-        channel: row.channel,
-        caller: row.caller.clone(),
-        changed_at: row.changed_at,
     }
 }

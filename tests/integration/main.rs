@@ -6,13 +6,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails by a panic says where")]
 #![allow(missing_docs, reason = "what a test promises is its name")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test may print its figures")]
 
+mod back_pressure;
 mod bad_records;
+mod dependency_away;
 mod front;
 mod harness;
+mod holds;
+mod inbox_page;
 mod no_health_information_leaks;
+mod none_lost_none_doubled;
+mod order_within_a_recipient;
+mod provider_faults;
+mod revoke_mid_delivery;
 mod roles_and_configuration;
-mod smoke;
+mod shares_partitions;
 mod status_out;
 mod the_stack_leaves_nothing;
 mod tools;

@@ -8,7 +8,8 @@ use patient_notify::topic::client::kafka_client_config;
 use patient_notify::topic::dlq_of;
 use patient_notify::topic::lag::{self, PartitionLag};
 use patient_notify::topic::names::{self, Topic};
-use rdkafka::admin::{AdminClient, AdminOptions};
+use patient_notify::topic::producer::RECORD_MAX_BYTES;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, Message as _};
@@ -31,8 +32,7 @@ pub struct DeadLetter {
 
 /// Groups with the topics that they read.
 fn groups(prefix: &str) -> Vec<(String, Vec<String>)> {
-    let readers: [&[Topic]; 2] =
-        [&[names::TEST_RESULTS], &[names::NOTIFICATIONS, names::NOTIFICATIONS_BULK]];
+    let readers: [&[Topic]; 2] = [&[names::TEST_RESULTS], &[names::NOTIFICATIONS, names::NOTIFICATIONS_BULK]];
     readers
         .iter()
         .filter_map(|topics| {
@@ -56,6 +56,12 @@ pub(super) fn test_results(kafka: &config::Kafka) -> Vec<PartitionLag> {
     lag::read(kafka, &group, &topics).expect("offsets of a group")
 }
 
+fn partitions_of(consumer: &BaseConsumer, topic: &str) -> i32 {
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).expect("metadata of a topic");
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    i32::try_from(found.map_or(0, |found| found.partitions().len())).expect("a count")
+}
+
 /// Everything on the dead-letter topics. Blocking.
 pub(super) fn dead_letters(kafka: &config::Kafka) -> Vec<DeadLetter> {
     let mut client = kafka_client_config(kafka);
@@ -65,8 +71,9 @@ pub(super) fn dead_letters(kafka: &config::Kafka) -> Vec<DeadLetter> {
     let mut expected = 0;
     for (_, topics) in groups(&kafka.topic_prefix) {
         for topic in topics.iter().map(|topic| dlq_of(topic)) {
-            for partition in 0..names::DLQ_PARTITIONS {
-                let (low, high) = consumer.fetch_watermarks(&topic, partition, TIMEOUT).expect("a dead-letter topic");
+            for partition in 0..partitions_of(&consumer, &topic) {
+                let (low, high) =
+                    consumer.fetch_watermarks(&topic, partition, TIMEOUT).expect("a dead-letter topic");
                 if high > low {
                     expected += usize::try_from(high - low).expect("a count");
                     wanted.add_partition_offset(&topic, partition, Offset::Beginning).expect("an offset");
@@ -101,6 +108,37 @@ fn text_headers(headers: &rdkafka::message::BorrowedHeaders) -> HashMap<String, 
             (header.key.to_owned(), String::from_utf8_lossy(value).into_owned())
         })
         .collect()
+}
+
+/// Partitions of a topic in a small world.
+const fn small_partitions(topic: &Topic) -> i32 {
+    if topic.partitions >= names::TEST_RESULTS.partitions { 12 } else { 3 }
+}
+
+/// Makes every topic and dead-letter topic, with few partitions.
+pub(super) async fn create_small_topics(kafka: &config::Kafka) {
+    let admin: AdminClient<DefaultClientContext> =
+        kafka_client_config(kafka).create().expect("an admin client");
+    let longest = RECORD_MAX_BYTES.to_string();
+    let wanted: Vec<(String, i32)> = names::ALL
+        .iter()
+        .flat_map(|topic| {
+            let name = topic.full_name(&kafka.topic_prefix);
+            let dead_letters = topic.group.map(|_| (dlq_of(&name), 1));
+            dead_letters.into_iter().chain([(name, small_partitions(topic))])
+        })
+        .collect();
+    let topics: Vec<NewTopic<'_>> = wanted
+        .iter()
+        .map(|(name, partitions)| {
+            NewTopic::new(name, *partitions, TopicReplication::Fixed(1)).set("max.message.bytes", &longest)
+        })
+        .collect();
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+    let created = admin.create_topics(&topics, &options).await.expect("an answer of the broker");
+    for topic in created {
+        topic.expect("a new topic");
+    }
 }
 
 /// Deletes a world's topics, so that the broker does not carry those of every

@@ -68,3 +68,16 @@ pub fn eventually<L: Look>(
         }
     }
 }
+
+/// Looks again and again for as long as `time`: it must be so at every look.
+#[track_caller]
+pub fn stays(what: &str, time: Duration, mut look: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    let place = std::panic::Location::caller();
+    async move {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            assert!(look().await, "no longer after {:?}: {what} ({place})", begun.elapsed());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}

@@ -84,6 +84,42 @@ impl Process {
         .await;
     }
 
+    /// Partitions that are assigned to it now, by its log.
+    pub fn assigned(&self) -> i64 {
+        self.events().into_iter().fold(0, |assigned, event| {
+            let number = |name: &str| event[name].as_i64().unwrap_or(0);
+            match event["message"].as_str() {
+                Some("partitions assigned") => number("assigned"),
+                Some("partitions revoked") => assigned - number("partitions"),
+                _ => assigned,
+            }
+        })
+    }
+
+    /// The lines of its log that are complete.
+    pub fn events(&self) -> Vec<serde_json::Value> {
+        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// How often it has logged a message that begins like this.
+    pub fn logged(&self, message: &str) -> usize {
+        let begins = |event: &serde_json::Value| {
+            event["message"].as_str().is_some_and(|text| text.starts_with(message))
+        };
+        self.events().iter().filter(|event| begins(event)).count()
+    }
+
+    /// The value of a gauge or counter on its `/metrics`; 0 before it is there.
+    /// `series` is the whole name with its labels.
+    pub async fn metric(&mut self, series: &str) -> f64 {
+        let address = self.metrics_address().await;
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().expect("a client");
+        let Ok(answer) = http.get(format!("http://{address}/metrics")).send().await else { return 0.0 };
+        let text = answer.text().await.unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+        value.unwrap_or(0.0)
+    }
+
     /// Where its probes and metrics are, `host:port`. Waits until it says so.
     pub async fn metrics_address(&mut self) -> String {
         self.wait_for_log("\"metrics\":\"", Duration::from_secs(30)).await;

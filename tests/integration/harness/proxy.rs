@@ -35,7 +35,8 @@ impl Proxy {
     }
 
     async fn on_port(target: &str, port: u16) -> Self {
-        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await.expect("the proxy's port");
+        let listener =
+            TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await.expect("the proxy's port");
         let address = listener.local_addr().expect("a bound address").to_string();
         let running = Mutex::new(Some(Running::serve(listener, target)));
         Self { address, target: target.to_owned(), running }

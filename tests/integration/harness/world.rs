@@ -21,11 +21,11 @@ use tempfile::TempDir;
 use tokio_postgres::NoTls;
 use uuid::Uuid;
 
+use super::eventually;
 use super::kafka::{self, DeadLetter};
 use super::process::Process;
 use super::role::RunningRole;
 use super::stack::Addresses;
-use super::eventually;
 
 /// Records on their way to the broker at once.
 const PUBLISH_IN_FLIGHT: usize = 512;
@@ -49,6 +49,13 @@ pub struct World {
     dir: TempDir,
 }
 
+/// How many partitions the topics have.
+#[derive(Debug, Clone, Copy)]
+enum Size {
+    Small,
+    Production,
+}
+
 /// What the database and the providers say together; see [`World::seen`].
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -61,13 +68,25 @@ pub struct Seen {
 }
 
 impl World {
-    /// Makes topics, subjects and a database, and starts providers.
+    /// Makes topics, subjects and a database, and starts providers. The topics have
+    /// few partitions ([`kafka::small_partitions`]): they are made in a moment.
     pub async fn new() -> Self {
+        Self::of_size(Size::Small).await
+    }
+
+    /// The same with topics as `topics apply` makes them in production: 60
+    /// partitions of test results.
+    pub async fn full_size() -> Self {
+        Self::of_size(Size::Production).await
+    }
+
+    async fn of_size(size: Size) -> Self {
         let addresses = Addresses::from_environment();
         let dir = TempDir::new().expect("a folder for a test's files");
         let id = &Uuid::new_v4().simple().to_string()[..8];
         let database = format!("t{id}");
-        let sandbox = Sandbox::start(SandboxOptions::in_dir(dir.path())).await.expect("the providers' stand-ins");
+        let sandbox =
+            Sandbox::start(SandboxOptions::in_dir(dir.path())).await.expect("the providers' stand-ins");
         let mut config = short_times(Config::from_defaults());
         sandbox.apply_to(&mut config);
         config.kafka.bootstrap_servers.clone_from(&addresses.brokers);
@@ -77,10 +96,17 @@ impl World {
         config.app.listen = format!("127.0.0.1:{}", free_port());
         config.metrics.listen = "127.0.0.1:0".to_owned();
 
-        execute(&addresses.postgres_url, &format!("CREATE DATABASE {database}")).await.expect("a new database");
+        execute(&addresses.postgres_url, &format!("CREATE DATABASE {database}"))
+            .await
+            .expect("a new database");
         migrate::run(&config.postgres).await.expect("migrations");
-        let (topics, subjects) = tokio::join!(admin::apply(&config), schemas::apply(&config));
-        topics.expect("topics");
+        let topics = async {
+            match size {
+                Size::Small => kafka::create_small_topics(&config.kafka).await,
+                Size::Production => drop(admin::apply(&config).await.expect("topics")),
+            }
+        };
+        let (subjects, ()) = tokio::join!(schemas::apply(&config), topics);
         subjects.expect("subjects");
 
         let pool = pool::pool(&config.postgres).expect("a pool");
@@ -199,6 +225,26 @@ impl World {
         self.states().await.get(&State::Sent).copied().unwrap_or(0)
     }
 
+    /// Counts rows: `SELECT count(*) FROM {from_where}`.
+    pub async fn count(&self, from_where: &str) -> i64 {
+        let client = self.pool.get().await.expect("a connection");
+        let row = client.query_one(&format!("SELECT count(*) FROM {from_where}"), &[]).await;
+        row.expect("a count").get(0)
+    }
+
+    /// Panics unless every delivery that is recorded as sent reached its provider
+    /// once, nothing reached one twice, and nothing is a dead letter.
+    pub async fn assert_each_once(&self) {
+        let received = self.sandbox.log.by_delivery();
+        let twice = received.values().filter(|&&count| count > 1).count();
+        assert_eq!(twice, 0, "deliveries that a provider took twice");
+        for delivery in self.store.all_deliveries().await.expect("all deliveries") {
+            let came = received.contains_key(&delivery.delivery_id.short_code());
+            assert!(came || delivery.state != State::Sent, "recorded as sent, and no provider has it: {delivery:?}");
+        }
+        assert_eq!(self.dead_letters().await.len(), 0, "dead letters");
+    }
+
     /// What database and providers say.
     pub async fn seen(&self) -> Seen {
         let stats = self.sandbox.log.stats();
@@ -208,7 +254,16 @@ impl World {
     /// Waits until this many notifications are sent, and the lag is 0.
     pub async fn until_sent(&self, count: i64, deadline: Duration) {
         let what = format!("{count} notifications are sent");
-        eventually(&what, deadline, async || self.sent().await == count).await;
+        let mut last = HashMap::new();
+        eventually(&what, deadline, async || {
+            let states = self.states().await;
+            if states != last {
+                println!("{}: {states:?}", self.database);
+                last.clone_from(&states);
+            }
+            states.get(&State::Sent).copied().unwrap_or(0) == count
+        })
+        .await;
         self.until_no_lag(deadline).await;
     }
 
@@ -224,7 +279,9 @@ impl Drop for World {
         let drop_database = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database);
         // A runtime of its own: this one may be ending.
         let cleaner = std::thread::spawn(move || {
-            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+                return;
+            };
             runtime.block_on(async {
                 // What is left behind goes with the stack.
                 let _ = execute(&url, &drop_database).await;
@@ -280,7 +337,9 @@ fn as_toml(config: &Config) -> String {
         }
     }
     for (name, section) in &mut changed {
-        let (Some(section), Some(of_default)) = (section.as_table_mut(), defaults[name].as_table()) else { continue };
+        let (Some(section), Some(of_default)) = (section.as_table_mut(), defaults[name].as_table()) else {
+            continue;
+        };
         section.retain(|key, value| of_default.get(key) != Some(value));
     }
     changed.to_string()

@@ -1,0 +1,171 @@
+//! A database and topics of the bench's own, filled once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use deadpool_postgres::Pool;
+use futures::{StreamExt as _, stream};
+use jiff::Timestamp;
+use jiff::civil::time;
+use patient_notify::config::Config;
+use patient_notify::decode::RecordKind;
+use patient_notify::deliver::Providers;
+use patient_notify::domain::{Channel, QuietHours, Redacted, Relation};
+use patient_notify::health::Health;
+use patient_notify::record::recipients::{ContactPointUpsert, RecipientUpsert, upsert_many};
+use patient_notify::record::{migrate, pool};
+use patient_notify::roles::{self, Context};
+use patient_notify::topic::encoder::Encoder;
+use patient_notify::topic::names::TEST_RESULTS;
+use patient_notify::topic::producer::Producer;
+use patient_notify::topic::sample::{SampleOptions, sample_patient, sample_results};
+use patient_notify::topic::{admin, lag, schemas};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Patients that the results are spread over.
+const PATIENTS: u64 = 50_000;
+const PUBLISH_IN_FLIGHT: usize = 2_000;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A filled topic, loaded recipients, an empty notification table.
+pub struct World {
+    pub config: Config,
+    pub pool: Pool,
+    pub topic: String,
+    pub results: u64,
+}
+
+/// A drain that has ended.
+pub struct Drained {
+    pub elapsed: Duration,
+    /// CPU of this process, the stub's included where there is one.
+    pub cpu: Duration,
+}
+
+fn from_stack(name: &str) -> anyhow::Result<String> {
+    std::env::var(name).with_context(|| format!("{name} is not set: run `make bench`"))
+}
+
+impl World {
+    pub async fn new(results: u64) -> anyhow::Result<Self> {
+        let name = format!("bench_{}", Uuid::new_v4().simple());
+        let server = from_stack("PATIENT_NOTIFY_TEST_POSTGRES_URL")?;
+        let mut config = Config::from_defaults();
+        config.postgres.url = server.clone().into();
+        pool::pool(&config.postgres)?.get().await?.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+        let (address, _) = server.rsplit_once('/').context("the stack's PostgreSQL URL names no database")?;
+        config.postgres.url = format!("{address}/{name}").into();
+        config.kafka.bootstrap_servers = from_stack("PATIENT_NOTIFY_TEST_BROKERS")?;
+        config.kafka.topic_prefix = format!("{name}.");
+        config.registry.url = from_stack("PATIENT_NOTIFY_TEST_REGISTRY_URL")?;
+        config.sms.concurrency = 1_024;
+        migrate::run(&config.postgres).await?;
+        admin::apply(&config).await?;
+        schemas::apply(&config).await?;
+        let world = Self {
+            pool: pool::pool(&config.postgres)?,
+            topic: TEST_RESULTS.full_name(&config.kafka.topic_prefix),
+            config,
+            results,
+        };
+        world.fill().await?;
+        Ok(world)
+    }
+
+    async fn fill(&self) -> anyhow::Result<()> {
+        let recipients: Vec<RecipientUpsert> = (1..=PATIENTS).map(recipient).collect();
+        upsert_many(&self.pool, &recipients).await?;
+        self.pool.get().await?.batch_execute("ANALYZE").await?;
+        let encoder = Encoder::new(&self.config.registry, &self.config.kafka.topic_prefix)?;
+        let producer = Producer::new(&self.config.kafka)?;
+        let sample = SampleOptions::new(1, self.results, PATIENTS, Timestamp::now());
+        let mut sends = stream::iter(sample_results(sample))
+            .map(|result| {
+                let (encoder, producer, topic) = (&encoder, &producer, &self.topic);
+                async move {
+                    let payload = encoder.test_result(&result).await?;
+                    let key = result.patient_id.as_str().as_bytes();
+                    anyhow::Ok(producer.send(topic, Some(key), Some(&payload), &[]).await?)
+                }
+            })
+            .buffer_unordered(PUBLISH_IN_FLIGHT);
+        while let Some(sent) = sends.next().await {
+            sent?;
+        }
+        Ok(())
+    }
+
+    /// The configuration with this gateway for text messages.
+    pub fn config_with_sms(&self, address: SocketAddr) -> Config {
+        let mut config = self.config.clone();
+        config.sms.base_url = format!("http://{address}");
+        config.email.enabled = false;
+        config.push.enabled = false;
+        config
+    }
+
+    /// Runs the consumer until the group has committed everything.
+    pub async fn drain(&self, providers: Providers) -> anyhow::Result<Drained> {
+        let shutdown = CancellationToken::new();
+        let context = Context {
+            config: Arc::new(self.config.clone()),
+            health: Health::new(),
+            shutdown: shutdown.clone(),
+        };
+        let (begun, cpu) = (Instant::now(), own_cpu()?);
+        let role = tokio::spawn(roles::consumer::run_with(
+            context,
+            &[TEST_RESULTS],
+            RecordKind::TestResult,
+            providers,
+        ));
+        while self.lag().await? > 0 {
+            anyhow::ensure!(!role.is_finished(), "the consumer ended by itself");
+            anyhow::ensure!(begun.elapsed() < DRAIN_TIMEOUT, "not drained within {DRAIN_TIMEOUT:?}");
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        let drained = Drained { elapsed: begun.elapsed(), cpu: own_cpu()?.saturating_sub(cpu) };
+        shutdown.cancel();
+        role.await??;
+        Ok(drained)
+    }
+
+    async fn lag(&self) -> anyhow::Result<i64> {
+        let (kafka, topic) = (self.config.kafka.clone(), self.topic.clone());
+        let group = TEST_RESULTS.full_group(&kafka.topic_prefix).unwrap_or_default();
+        let partitions = tokio::task::spawn_blocking(move || lag::read(&kafka, &group, &[topic])).await??;
+        Ok(partitions.iter().map(lag::PartitionLag::lag).sum())
+    }
+}
+
+fn recipient(number: u64) -> RecipientUpsert {
+    let patient = sample_patient(number);
+    let never = time(0, 0, 0, 0);
+    RecipientUpsert {
+        external_id: patient.as_str().to_owned(),
+        patients: vec![(patient, Relation::Patient)],
+        display_name: None,
+        locale: None,
+        time_zone: None,
+        quiet_hours: Some(QuietHours { start: never, end: never }),
+        channel_order: vec![Channel::Sms],
+        contact_points: vec![ContactPointUpsert {
+            channel: Channel::Sms,
+            address: Redacted::new(format!("+1555{number:07}")),
+            verified_at: Some(Timestamp::UNIX_EPOCH),
+        }],
+        consents: Vec::new(),
+    }
+}
+
+/// User and system time of this process (proc(5), fields 14 and 15 of stat, in
+/// ticks of 10 ms).
+fn own_cpu() -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat has no command")?;
+    let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|t| t.parse().unwrap_or(0)).sum();
+    Ok(Duration::from_millis(ticks * 10))
+}

@@ -1,0 +1,179 @@
+//! The poll loop: records in, pauses and resumes, commits, and the end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use tracing::{error, info, warn};
+
+use super::group::{GroupContext, Shared, committable};
+use super::partition::{Arrival, Partition};
+use crate::metrics;
+
+/// Headers of one record that are kept, at most.
+const HEADERS_MAX: usize = 32;
+/// Records that are taken from librdkafka between two rounds of housekeeping.
+const POLL_BURST: usize = 1000;
+/// Longest wait for a record, and so the granularity of pause and resume.
+const POLL_WAIT: Duration = Duration::from_millis(20);
+
+/// Turns until it is told to stop, then drains and leaves.
+pub(super) fn poll_loop(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContext>) {
+    let mut last_commit = Instant::now();
+    let mut last_error: Option<(RDKafkaErrorCode, Instant)> = None;
+    let mut topics: Vec<Arc<str>> = Vec::new();
+    while !shared.stopping.load(Ordering::Acquire) {
+        shared.beat();
+        let mut wait = POLL_WAIT;
+        for _ in 0..POLL_BURST {
+            match consumer.poll(wait) {
+                None => break,
+                Some(Ok(message)) => deliver(shared, &consumer, &message, &mut topics),
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                    error!(%code, "the Kafka consumer gave up");
+                    *shared.fatal.lock() = Some(code.to_string());
+                    shared.stopping.store(true, Ordering::Release);
+                    break;
+                }
+                Some(Err(error)) => {
+                    report(&error, &mut last_error);
+                    break;
+                }
+            }
+            wait = Duration::ZERO;
+        }
+        resume_with_room(shared, &consumer);
+        let interval = Duration::from_millis(shared.options.processor.commit_interval_ms);
+        if last_commit.elapsed() >= interval
+            || shared.completed.load(Ordering::Relaxed) >= shared.options.processor.commit_every_records
+        {
+            commit_async(shared, &consumer);
+            last_commit = Instant::now();
+        }
+    }
+    leave(shared, consumer);
+}
+
+/// Says the same trouble once in ten seconds, not at every turn of the loop.
+fn report(error: &KafkaError, last: &mut Option<(RDKafkaErrorCode, Instant)>) {
+    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+    if last.is_none_or(|(same, at)| same != code || at.elapsed() > Duration::from_secs(10)) {
+        warn!(%error, "reading from Kafka");
+        *last = Some((code, Instant::now()));
+    }
+}
+
+fn deliver(
+    shared: &Shared,
+    consumer: &BaseConsumer<GroupContext>,
+    message: &BorrowedMessage<'_>,
+    topics: &mut Vec<Arc<str>>,
+) {
+    let topic = match topics.iter().find(|topic| &***topic == message.topic()) {
+        Some(topic) => Arc::clone(topic),
+        None => {
+            let topic: Arc<str> = message.topic().into();
+            topics.push(Arc::clone(&topic));
+            topic
+        }
+    };
+    let Some(partition) = shared.assigned.lock().get(&(topic, message.partition())).cloned() else {
+        return; // Revoked while it lay in librdkafka's queue.
+    };
+    let arrival = Arrival {
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
+        key: message.key().map(<[u8]>::to_vec),
+        payload: message.payload().map(<[u8]>::to_vec),
+        headers: message.headers().map_or_else(Vec::new, |headers| {
+            headers
+                .iter()
+                .take(HEADERS_MAX)
+                .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+                .collect()
+        }),
+    };
+    let has_room = partition.push(arrival);
+    shared.intake.notify(&partition);
+    if !has_room && !partition.is_paused() {
+        pause_or_resume(consumer, &[partition], true);
+    }
+}
+
+fn resume_with_room(shared: &Shared, consumer: &BaseConsumer<GroupContext>) {
+    let partitions = shared.partitions();
+    let ready: Vec<_> = partitions
+        .iter()
+        .filter(|partition| partition.is_paused() && partition.has_room())
+        .cloned()
+        .collect();
+    if !ready.is_empty() {
+        pause_or_resume(consumer, &ready, false);
+    }
+    let paused = partitions.iter().filter(|partition| partition.is_paused()).count();
+    metrics::partitions(partitions.len() as u64, paused as u64);
+    let (records, bytes) = partitions
+        .iter()
+        .map(|partition| partition.queued())
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    metrics::queue(records as u64, bytes as u64);
+    let oldest = partitions.iter().filter_map(|partition| partition.oldest_age()).max();
+    let oldest_ms = oldest.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    metrics::oldest_in_hand_age_ms(oldest_ms);
+}
+
+fn pause_or_resume(consumer: &BaseConsumer<GroupContext>, partitions: &[Arc<Partition>], pause: bool) {
+    let mut list = TopicPartitionList::new();
+    for partition in partitions {
+        list.add_partition(&partition.topic, partition.partition);
+    }
+    let result = if pause { consumer.pause(&list) } else { consumer.resume(&list) };
+    match result {
+        Ok(()) => partitions.iter().for_each(|partition| partition.set_paused(pause)),
+        // The queue keeps its bound by count until the next turn tries again.
+        Err(error) => warn!(%error, pause, "a partition could not be paused or resumed"),
+    }
+}
+
+fn commit_async(shared: &Shared, consumer: &BaseConsumer<GroupContext>) {
+    shared.completed.store(0, Ordering::Relaxed);
+    let partitions = shared.partitions();
+    let offsets = committable(&partitions);
+    if offsets.count() == 0 {
+        return;
+    }
+    if let Err(error) = consumer.commit(&offsets, CommitMode::Async) {
+        metrics::commit("failed");
+        warn!(%error, "a commit could not be sent; it is tried again at the next interval");
+        partitions.iter().for_each(|partition| partition.commit_failed());
+    }
+}
+
+/// Drain, commit, leave the group, close: all on this thread.
+fn leave(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContext>) {
+    let partitions = shared.partitions();
+    let offsets = shared.drain(&partitions, || {
+        shared.beat();
+        // Keeps the membership alive. What it still gives is dropped: it was not begun,
+        // so it is not committed, and the next owner reads it.
+        drop(consumer.poll(Duration::ZERO));
+    });
+    if offsets.count() > 0 {
+        match consumer.commit(&offsets, CommitMode::Sync) {
+            Ok(()) => metrics::commit("ok"),
+            Err(error) => {
+                metrics::commit("failed");
+                warn!(%error, "the last commit failed; the records come again and meet their claims");
+            }
+        }
+    }
+    shared.assigned.lock().clear();
+    shared.joined.store(false, Ordering::Relaxed);
+    // Dropping a consumer closes it: it leaves the group and blocks until done.
+    drop(consumer);
+    info!("left the consumer group");
+}

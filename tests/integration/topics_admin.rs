@@ -50,7 +50,7 @@ async fn layout(kafka: &config::Kafka) -> BTreeMap<String, usize> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apply_is_idempotent_and_lag_is_true_before_any_consumer_ran() {
-    let world = World::new().await;
+    let world = World::full_size().await;
     let again = admin::apply(&world.config).await.unwrap();
     assert!(again.is_clean() && again.changes.is_empty(), "a second apply has nothing to do:\n{again}");
     let check = tool(&world.config, &["topics", "check"]).await;
@@ -85,7 +85,7 @@ async fn apply_is_idempotent_and_lag_is_true_before_any_consumer_ran() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_setting_is_reported_and_mended_and_others_stay() {
-    let world = World::new().await;
+    let world = World::full_size().await;
     let name = world.topic(&names::TEST_RESULTS);
     let altered = AlterConfig::new(ResourceSpecifier::Topic(&name))
         .set("retention.ms", "60000")

@@ -91,15 +91,19 @@ async fn one_of_each(world: &World) -> Vec<(&'static str, Reason, Option<Vec<u8>
         ("patient with a blank", Reason::UnusableField, field("patient_id", text(&format!("Jane {CANARY}")))),
         ("empty result id", Reason::UnusableField, field("result_id", text(""))),
         ("version 0", Reason::UnusableField, Some(encoder.test_result(&result(0, 0)).await.unwrap())),
-        ("seconds for milliseconds", Reason::UnusableField, field("released_at", Value::TimestampMillis(1_790_000_000))),
+        (
+            "seconds for milliseconds",
+            Reason::UnusableField,
+            field("released_at", Value::TimestampMillis(1_790_000_000)),
+        ),
     ]
 }
 
 fn dead_letter_of(letters: &[Lying], place: (i32, i64)) -> &Lying {
     let (partition, offset) = (place.0.to_string(), place.1.to_string());
-    let mut found = letters
-        .iter()
-        .filter(|letter| letter.header("dlq.partition") == partition && letter.header("dlq.offset") == offset);
+    let mut found = letters.iter().filter(|letter| {
+        letter.header("dlq.partition") == partition && letter.header("dlq.offset") == offset
+    });
     let first = found.next().unwrap_or_else(|| panic!("no dead letter of {place:?}"));
     assert!(found.next().is_none(), "two dead letters of {place:?}");
     first

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use patient_notify::api::proto;
 use patient_notify::api::proto::notification_service_client::NotificationServiceClient;
 use patient_notify::api::proto::recipient_service_client::RecipientServiceClient;
-use patient_notify::api::{convert, proto};
 use patient_notify::health::Health;
 use patient_notify::roles::{self, Context};
 use patient_notify::sandbox::inbox_router;
@@ -17,14 +17,19 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use crate::harness::{BrokerProxy, Process, Proxy, World, eventually, patient, recipient};
+use crate::recipients::state;
 use crate::tools::{get, read_topic};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const CONSUMER: &str = "consumer-notification";
 
 /// A front as a process, and a connection to it.
-async fn front(world: &World) -> (Process, Channel) {
-    let mut process = world.process("app", &[]);
+pub(crate) async fn front(world: &World) -> (Process, Channel) {
+    front_with(world, &[]).await
+}
+
+async fn front_with(world: &World, variables: &[(&str, &str)]) -> (Process, Channel) {
+    let mut process = world.process("app", variables);
     process.wait_for_log("front is listening", Duration::from_secs(30)).await;
     (process, connect(world).await)
 }
@@ -141,7 +146,11 @@ async fn ok_never_leads_to_a_dead_letter() {
         },
         proto::NotificationServiceSendRequest {
             urgency: proto::Urgency::Bulk.into(),
-            channels: vec![proto::Channel::Push.into(), proto::Channel::Email.into(), proto::Channel::Sms.into()],
+            channels: vec![
+                proto::Channel::Push.into(),
+                proto::Channel::Email.into(),
+                proto::Channel::Sms.into(),
+            ],
             recipient_id: Some(patient(1).as_str().to_owned()),
             ..wish("bulk", 1)
         },
@@ -227,7 +236,9 @@ async fn health_reflection_and_inbox_share_the_port() {
         .await;
     }
     let services = reflected(channel).await;
-    for service in ["patientnotify.v1.NotificationService", "patientnotify.v1.RecipientService", "grpc.health.v1.Health"] {
+    for service in
+        ["patientnotify.v1.NotificationService", "patientnotify.v1.RecipientService", "grpc.health.v1.Health"]
+    {
         assert!(services.iter().any(|name| name == service), "{services:?}");
     }
 
@@ -238,7 +249,10 @@ async fn health_reflection_and_inbox_share_the_port() {
     assert!(get(&base).await.1.contains("/inbox"));
     context.shutdown.cancel();
     running.await.unwrap().unwrap();
-    assert!(tokio::net::TcpStream::connect(&world.config.app.listen).await.is_err(), "the port is free again");
+    assert!(
+        tokio::net::TcpStream::connect(&world.config.app.listen).await.is_err(),
+        "the port is free again"
+    );
 }
 
 async fn reflected(channel: Channel) -> Vec<String> {
@@ -252,7 +266,9 @@ async fn reflected(channel: Channel) -> Vec<String> {
     let mut client = ServerReflectionClient::new(channel);
     let mut answers = client.server_reflection_info(tokio_stream::once(ask)).await.unwrap().into_inner();
     match answers.message().await.unwrap().unwrap().message_response {
-        Some(MessageResponse::ListServicesResponse(list)) => list.service.into_iter().map(|one| one.name).collect(),
+        Some(MessageResponse::ListServicesResponse(list)) => {
+            list.service.into_iter().map(|one| one.name).collect()
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -260,12 +276,12 @@ async fn reflected(channel: Channel) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_away_is_told_in_time_and_forgotten_when_it_is_back() {
     const CALL: Duration = Duration::from_secs(2);
-    let mut world = World::new().await;
+    let world = World::new().await;
     world.load(&[recipient(1)]).await;
     let consumer = world.role(CONSUMER, |_| {});
     let broker = BrokerProxy::start().await;
-    world.config.kafka.bootstrap_servers.clone_from(&world.addresses.proxied_brokers);
-    let (mut process, channel) = front(&world).await;
+    let proxied = ("PATIENT_NOTIFY_KAFKA__BOOTSTRAP_SERVERS", world.addresses.proxied_brokers.as_str());
+    let (mut process, channel) = front_with(&world, &[proxied]).await;
     let mut client = NotificationServiceClient::new(channel);
     client.send(wish("before", 1)).await.unwrap();
 
@@ -297,16 +313,17 @@ async fn a_broker_that_is_away_is_told_in_time_and_forgotten_when_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_away_does_not_keep_requests_from_being_taken_over() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     let database = Proxy::start(world.addresses.postgres_address()).await;
-    let url = world.config.postgres.url.expose().replace(world.addresses.postgres_address(), &database.address);
-    world.config.postgres.url = url.into();
+    let url =
+        world.config.postgres.url.expose().replace(world.addresses.postgres_address(), &database.address);
     // Away at the start already: it serves all the same.
     database.cut().await;
-    let (mut process, channel) = front(&world).await;
+    let (mut process, channel) = front_with(&world, &[("PATIENT_NOTIFY_POSTGRES__URL", &url)]).await;
     let mut client = NotificationServiceClient::new(channel.clone());
     let sent = client.send(wish("key-1", 1)).await.unwrap().into_inner();
-    let lying = read_topic(&world.config.kafka, &world.topic(&patient_notify::topic::names::NOTIFICATIONS)).await;
+    let lying =
+        read_topic(&world.config.kafka, &world.topic(&patient_notify::topic::names::NOTIFICATIONS)).await;
     assert_eq!(lying.len(), 1, "taken over: it lies on the topic");
     let ask = proto::NotificationServiceGetRequest { consistency_token: None, ..of(&sent) };
     assert_away(&client.get(ask.clone()).await.unwrap_err(), "DATABASE_UNAVAILABLE");
@@ -325,112 +342,4 @@ async fn a_database_that_is_away_does_not_keep_requests_from_being_taken_over() 
     assert_eq!(client.get(ask).await.unwrap_err().code(), Code::NotFound);
     process.terminate();
     assert_eq!(process.wait().await.code(), Some(0), "{}", process.log());
-}
-
-fn time(ago_s: i64) -> Option<prost_types::Timestamp> {
-    Some(convert::timestamp_to(Timestamp::now() - jiff::SignedDuration::from_secs(ago_s)))
-}
-
-/// A recipient's whole state as the portal would send it.
-fn state(number: u64) -> proto::RecipientServiceUpsertRequest {
-    let point = |channel: proto::Channel, address: String| proto::ContactPoint {
-        channel: channel.into(),
-        address,
-        verified_at: time(7200),
-    };
-    proto::RecipientServiceUpsertRequest {
-        recipient_id: patient(number).as_str().to_owned(),
-        patients: vec![proto::PatientLink {
-            patient_id: patient(number).as_str().to_owned(),
-            relation: proto::Relation::Patient.into(),
-        }],
-        display_name: "Jane".to_owned(),
-        locale: "en".to_owned(),
-        quiet_hours: Some(proto::QuietHours { start: "00:00".to_owned(), end: "00:00".to_owned() }),
-        contact_points: vec![
-            point(proto::Channel::Sms, format!("+1555{number:07}")),
-            point(proto::Channel::Email, format!("jane-{number}@example.org")),
-        ],
-        consents: vec![consent(true, 3600)],
-        ..Default::default()
-    }
-}
-
-fn consent(granted: bool, ago_s: i64) -> proto::Consent {
-    proto::Consent {
-        channel: proto::Channel::Sms.into(),
-        purpose: proto::Purpose::Campaign.into(),
-        granted,
-        given_at: time(ago_s),
-        recorded_by: "portal".to_owned(),
-        how: "portal settings".to_owned(),
-    }
-}
-
-/// Every row of a recipient with its version: what was not written keeps it.
-async fn rows(world: &World) -> Vec<String> {
-    let client = world.pool.get().await.unwrap();
-    let mut rows = Vec::new();
-    for table in ["recipient", "visibility", "contact_point", "consent"] {
-        let select = format!("SELECT t.xmin::text || ' ' || row_to_json(t)::text FROM {table} t ORDER BY 1");
-        rows.extend(client.query(&select, &[]).await.unwrap().iter().map(|row| row.get::<_, String>(0)));
-    }
-    rows
-}
-
-async fn consents(world: &World) -> i64 {
-    let client = world.pool.get().await.unwrap();
-    client.query_one("SELECT count(*) FROM consent", &[]).await.unwrap().get(0)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_recipient_has_the_state_that_was_last_given() {
-    let world = World::new().await;
-    let (_process, channel) = front(&world).await;
-    let mut client = RecipientServiceClient::new(channel);
-    let whole = state(1);
-    assert!(client.upsert(whole.clone()).await.unwrap().into_inner().created);
-    let before = rows(&world).await;
-    assert!(!client.upsert(whole.clone()).await.unwrap().into_inner().created);
-    assert_eq!(rows(&world).await, before, "the same state again writes nothing");
-
-    // What is not named ends or is retired; what is named again comes back.
-    let mut less = whole.clone();
-    less.patients.clear();
-    less.consents.clear();
-    less.contact_points.remove(0);
-    client.upsert(less).await.unwrap();
-    let shown = shown(&mut client).await;
-    assert!(shown.patients.is_empty());
-    assert_eq!(shown.consents.len(), 1, "a consent that is not named stays as it is");
-    let retired: Vec<_> = shown.contact_points.iter().filter(|point| point.retired_at.is_some()).collect();
-    assert_eq!((retired.len(), retired[0].retired_reason.as_str()), (1, "not_named"));
-    assert!(!format!("{shown:?}").contains("+15550000001") && !format!("{shown:?}").contains("jane-1@"), "{shown:?}");
-    client.upsert(whole.clone()).await.unwrap();
-    let shown = self::shown(&mut client).await;
-    assert!(shown.patients.len() == 1 && shown.contact_points.iter().all(|point| point.retired_at.is_none()));
-
-    // The ledger grows with changes alone, and an old consent undoes no refusal.
-    assert_eq!(consents(&world).await, 1);
-    let with = |consent| proto::RecipientServiceUpsertRequest { consents: vec![consent], ..whole.clone() };
-    client.upsert(with(consent(false, 60))).await.unwrap();
-    assert_eq!(consents(&world).await, 2);
-    client.upsert(with(consent(true, 3600))).await.unwrap();
-    client.upsert(with(consent(false, 30))).await.unwrap();
-    assert_eq!(consents(&world).await, 2, "neither an older entry nor the same answer is a change");
-    assert!(!self::shown(&mut client).await.consents[0].granted);
-    client.upsert(with(consent(true, 0))).await.unwrap();
-    assert_eq!(consents(&world).await, 3);
-
-    let mut faulty = whole;
-    faulty.contact_points[0].address = "CANARY".to_owned();
-    faulty.locale = "klingon-ish_".to_owned();
-    let status = client.upsert(faulty).await.unwrap_err();
-    assert_eq!(status.get_details_bad_request().unwrap().field_violations.len(), 2, "{status}");
-    assert!(!format!("{status:?}").contains("CANARY"));
-}
-
-async fn shown(client: &mut RecipientServiceClient<Channel>) -> proto::Recipient {
-    let ask = proto::RecipientServiceGetRequest { recipient_id: patient(1).as_str().to_owned() };
-    client.get(ask).await.unwrap().into_inner().recipient.unwrap()
 }

@@ -19,6 +19,7 @@ mod no_health_information_leaks;
 mod none_lost_none_doubled;
 mod order_within_a_recipient;
 mod provider_faults;
+mod recipients;
 mod revoke_mid_delivery;
 mod roles_and_configuration;
 mod shares_partitions;

@@ -50,7 +50,11 @@ async fn every_fault_is_told_at_once_and_nothing_starts() {
             "did you mean PATIENT_NOTIFY_PLAN__PORTAL_URL?",
             "app.listen",
         ] {
-            assert!(printed(&ended).contains(named), "{command:?} does not name {named}: {}", printed(&ended));
+            assert!(
+                printed(&ended).contains(named),
+                "{command:?} does not name {named}: {}",
+                printed(&ended)
+            );
         }
         assert!(printed(&ended).contains("prod.toml:2"), "{}", printed(&ended));
     }
@@ -89,7 +93,11 @@ async fn secrets_are_not_shown() {
     let bad = [("PATIENT_NOTIFY_POSTGRES__URL", "mysql://CANARY@127.0.0.1/x")];
     let refused = tool_with(&config, &["config", "check"], &bad).await;
     assert_eq!(refused.status.code(), Some(EXIT_USAGE));
-    assert!(printed(&refused).contains("postgres.url") && !printed(&refused).contains("CANARY"), "{}", printed(&refused));
+    assert!(
+        printed(&refused).contains("postgres.url") && !printed(&refused).contains("CANARY"),
+        "{}",
+        printed(&refused)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,7 +119,11 @@ async fn each_role_starts_alone_and_stops_when_it_is_told_to() {
     for (role, process) in ROLES.iter().zip(&mut processes) {
         let status = process.wait().await;
         assert_eq!(status.code(), Some(0), "{role}: {}", process.log());
-        let unreadable = process.log().lines().find(|line| serde_json::from_str::<serde_json::Value>(line).is_err()).map(str::to_owned);
+        let unreadable = process
+            .log()
+            .lines()
+            .find(|line| serde_json::from_str::<serde_json::Value>(line).is_err())
+            .map(str::to_owned);
         assert_eq!(unreadable, None, "{role} logs JSON, a line each");
         assert!(!process.log().contains("\"ERROR\""), "{role}: {}", process.log());
     }
@@ -119,25 +131,27 @@ async fn each_role_starts_alone_and_stops_when_it_is_told_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_waits_for_what_is_away_at_its_start() {
-    let mut world = World::new().await;
+    let world = World::new().await;
     world.load(&[recipient(1)]).await;
     let database = Proxy::start(world.addresses.postgres_address()).await;
     let broker = BrokerProxy::start().await;
     database.cut().await;
     broker.proxy.cut().await;
-    let url = world.config.postgres.url.expose().replace(world.addresses.postgres_address(), &database.address);
-    let direct = world.config.clone();
-    world.config.postgres.url = url.into();
-    world.config.kafka.bootstrap_servers.clone_from(&world.addresses.proxied_brokers);
-    let mut waiting: Vec<Process> = ROLES[1..].iter().map(|role| world.process(role, &[])).collect();
-    world.config = direct;
+    let url =
+        world.config.postgres.url.expose().replace(world.addresses.postgres_address(), &database.address);
+    let behind_proxies = [
+        ("PATIENT_NOTIFY_POSTGRES__URL", url.as_str()),
+        ("PATIENT_NOTIFY_KAFKA__BOOTSTRAP_SERVERS", world.addresses.proxied_brokers.as_str()),
+    ];
+    let mut waiting: Vec<Process> =
+        ROLES[1..].iter().map(|role| world.process(role, &behind_proxies)).collect();
     for (role, process) in ROLES[1..].iter().zip(&mut waiting) {
         let base = format!("http://{}", process.metrics_address().await);
         let (status, why) = get(&format!("{base}/health/ready")).await;
         assert_eq!(status, 503, "{role}: {why}");
         assert_eq!(get(&format!("{base}/health/live")).await.0, 200, "{role}: a restart would not help");
     }
-    // One turn of each one's attempts, so that waiting is more than slow starting.
+    // It has looked and not found, so that waiting is more than a slow start.
     for (role, process) in ROLES[1..].iter().zip(&mut waiting) {
         let base = format!("http://{}", process.metrics_address().await);
         eventually("readiness names the database", DEADLINE, async || {

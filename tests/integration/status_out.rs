@@ -42,8 +42,14 @@ fn changes(records: &[Lying], schema_id: u32) -> Vec<Change> {
         .iter()
         .map(|record| {
             let payload = record.payload.as_deref().unwrap();
-            assert_eq!(payload[..5], [&[0][..], &schema_id.to_be_bytes()].concat(), "the registry's wire format");
-            let Value::Record(fields) = reader.read_value(&mut &payload[5..]).unwrap() else { panic!("no record") };
+            assert_eq!(
+                payload[..5],
+                [&[0][..], &schema_id.to_be_bytes()].concat(),
+                "the registry's wire format"
+            );
+            let Value::Record(fields) = reader.read_value(&mut &payload[5..]).unwrap() else {
+                panic!("no record")
+            };
             let fields: BTreeMap<String, Value> = fields.into_iter().collect();
             let Value::Int(sequence) = fields["sequence"] else { panic!("no number") };
             let change = Change {
@@ -83,7 +89,8 @@ fn repeated(changes: &[Change]) -> usize {
 /// State, reason and sequence of every notification as the database has them.
 async fn in_database(world: &World) -> BTreeMap<String, (String, String, i32)> {
     let client = world.pool.get().await.unwrap();
-    let rows = client.query("SELECT notification_id, state, reason, sequence FROM notification", &[]).await.unwrap();
+    let rows =
+        client.query("SELECT notification_id, state, reason, sequence FROM notification", &[]).await.unwrap();
     rows.iter()
         .map(|row| {
             let id: uuid::Uuid = row.get(0);
@@ -123,7 +130,13 @@ async fn make_every_sort_of_change(world: &World) {
     embargoed.available_at += jiff::SignedDuration::from_hours(1);
     embargoed.urgency = ResultUrgency::Abnormal;
     world
-        .publish(&[result(1, "sent"), result(2, "next-channel"), embargoed, result(99, "nobody"), result(3, "again")])
+        .publish(&[
+            result(1, "sent"),
+            result(2, "next-channel"),
+            embargoed,
+            result(99, "nobody"),
+            result(3, "again"),
+        ])
         .await;
 }
 
@@ -135,7 +148,10 @@ async fn a_reader_of_the_topic_knows_what_the_database_knows() {
     let worker = world.role("wrk-notifications", |_| {});
     make_every_sort_of_change(&world).await;
     // One provider that fails for a moment: temporary failures, then success.
-    world.sandbox.faults.set(Channel::Sms, ChannelFaults { fail_percent: 50, fail_status: 500, ..Default::default() });
+    world
+        .sandbox
+        .faults
+        .set(Channel::Sms, ChannelFaults { fail_percent: 50, fail_status: 500, ..Default::default() });
     eventually("a text message failed and all are recorded", DEADLINE, async || {
         in_database(&world).await.len() == 5
     })
@@ -153,7 +169,8 @@ async fn a_reader_of_the_topic_knows_what_the_database_knows() {
     }
     let changes = assert_topic_tells_what_the_database_says(&world).await;
     assert_eq!(repeated(&changes), 0, "nothing failed on the way, so nothing is told twice");
-    let moved = NotificationId::for_result("next-channel", 1, RecipientId::from_external(patient(2).as_str()));
+    let moved =
+        NotificationId::for_result("next-channel", 1, RecipientId::from_external(patient(2).as_str()));
     let of_moved: Vec<_> = changes.iter().filter(|one| one.notification_id == moved.to_string()).collect();
     assert!(of_moved.len() >= 3, "planned, moved to the next channel, sent: {of_moved:?}");
     assert_eq!(of_moved.last().unwrap().state, "sent");

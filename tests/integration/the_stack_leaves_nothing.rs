@@ -37,7 +37,12 @@ fn is_alive(id: u32) -> bool {
 
 fn variables(file: &Path) -> Option<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(file).ok()?;
-    Some(text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+    Some(
+        text.lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect(),
+    )
 }
 
 /// `127.0.0.1:port` within an address or URL.
@@ -51,7 +56,11 @@ fn host_and_port(address: &str) -> String {
 async fn kill_9_of_the_stack_leaves_no_process_and_no_port() {
     let folder = tempfile::tempdir().unwrap();
     let (ready, said) = (folder.path().join("ready"), folder.path().join("environment"));
-    let script = format!("env > {0}.part && mv {0}.part {0} && touch {1} && exec sleep 60", said.display(), ready.display());
+    let script = format!(
+        "env > {0}.part && mv {0}.part {0} && touch {1} && exec sleep 60",
+        said.display(),
+        ready.display()
+    );
     let mut stack = tokio::process::Command::new(env!("CARGO_BIN_EXE_patient-notify"))
         .args(["stack", "run", "--free-ports", "--data-dir"])
         .arg(folder.path().join("data"))

@@ -2,7 +2,6 @@
 //! our tools as processes, records that our own encoder would not write.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -90,16 +89,6 @@ pub(crate) async fn get(url: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
-/// The address behind a field of a log line: `metrics=127.0.0.1:1`, or the same in JSON.
-pub(crate) fn address_in(log: &str, field: &str) -> Option<SocketAddr> {
-    let marks = [format!("{field}="), format!("\"{field}\":\"")];
-    marks.iter().find_map(|mark| {
-        let rest = &log[log.find(mark.as_str())? + mark.len()..];
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').unwrap_or(rest.len());
-        rest[..end].parse().ok()
-    })
-}
-
 /// Runs one of our tools against the servers of a configuration until it ends.
 pub(crate) async fn tool(config: &Config, arguments: &[&str]) -> Output {
     tool_with(config, arguments, &[]).await
@@ -140,7 +129,8 @@ pub(crate) fn wire(schema_id: u32, schema: &str, fields: Vec<(&str, Value)>) -> 
 /// Registers a schema under a topic's subject and gives its id.
 pub(crate) async fn register(config: &Config, topic: &Topic, schema: &str) -> u32 {
     let subject = topic.subject(&config.kafka.topic_prefix);
-    let answer = registry(config, reqwest::Method::POST, &format!("subjects/{subject}/versions"), schema).await;
+    let answer =
+        registry(config, reqwest::Method::POST, &format!("subjects/{subject}/versions"), schema).await;
     u32::try_from(answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}"))).unwrap()
 }
 

@@ -10,9 +10,7 @@ use patient_notify::topic::client::kafka_client_config;
 use patient_notify::topic::lag::{self, PartitionLag};
 use patient_notify::topic::names::{self, Topic};
 use patient_notify::topic::producer::Producer;
-use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
@@ -52,7 +50,7 @@ async fn layout(kafka: &config::Kafka) -> BTreeMap<String, usize> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apply_is_idempotent_and_lag_is_true_before_any_consumer_ran() {
-    let world = World::new().await;
+    let world = World::full_size().await;
     let again = admin::apply(&world.config).await.unwrap();
     assert!(again.is_clean() && again.changes.is_empty(), "a second apply has nothing to do:\n{again}");
     let check = tool(&world.config, &["topics", "check"]).await;
@@ -87,15 +85,13 @@ async fn apply_is_idempotent_and_lag_is_true_before_any_consumer_ran() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_setting_is_reported_and_mended_and_others_stay() {
-    let world = World::new().await;
+    let world = World::full_size().await;
     let name = world.topic(&names::TEST_RESULTS);
     let altered = AlterConfig::new(ResourceSpecifier::Topic(&name))
         .set("retention.ms", "60000")
         .set("segment.bytes", "2097152");
     client(&world.config.kafka).alter_configs([&altered], &options()).await.unwrap();
-    let differs = |change: &Change| {
-        matches!(change, Change::Set { topic, setting: "retention.ms", from, .. } if *topic == name && from == "60000")
-    };
+    let differs = |change: &Change| matches!(change, Change::Set { topic, setting: "retention.ms", from, .. } if *topic == name && from == "60000");
     eventually("check reports it", DEADLINE, async || {
         admin::check(&world.config).await.unwrap().changes.iter().any(differs)
     })

@@ -137,7 +137,11 @@ async fn an_incompatible_change_is_refused_before_anything_is_registered() {
 
     let check = tool(&config, &["schemas", "check"]).await;
     assert_eq!(check.status.code(), Some(1), "{}", printed(&check));
-    assert!(printed(&check).contains(&subject) && printed(&check).contains("occurred_at"), "{}", printed(&check));
+    assert!(
+        printed(&check).contains(&subject) && printed(&check).contains("occurred_at"),
+        "{}",
+        printed(&check)
+    );
     let apply = tool(&config, &["schemas", "apply"]).await;
     assert_eq!(apply.status.code(), Some(1), "{}", printed(&apply));
     assert!(printed(&apply).contains("nothing was registered"), "{}", printed(&apply));
@@ -147,7 +151,8 @@ async fn an_incompatible_change_is_refused_before_anything_is_registered() {
     assert_eq!(versions, json!([1]), "their version stands alone");
     for topic in names::ALL.iter().filter(|topic| topic.name != names::NOTIFICATION_UPDATES.name) {
         let subject = topic.subject(&config.kafka.topic_prefix);
-        let found = registry(&config, reqwest::Method::GET, &format!("subjects/{subject}/versions"), "").await;
+        let found =
+            registry(&config, reqwest::Method::GET, &format!("subjects/{subject}/versions"), "").await;
         assert_eq!(found["error_code"], 40401, "{subject} must not be there: {found}");
     }
 }

@@ -25,7 +25,9 @@ fn refusal(channel: Channel) -> ConsentUpsert {
 /// From an hour ago until two hours ahead, in the zone that the patient lives in.
 fn quiet_now(mut patient: RecipientUpsert) -> RecipientUpsert {
     let now = Timestamp::now().in_tz("Asia/Tokyo").unwrap().time();
-    let at = |hours: i64| now.wrapping_add(SignedDuration::from_hours(hours)).with().nanosecond(0).build().unwrap();
+    let at = |hours: i64| {
+        now.wrapping_add(SignedDuration::from_hours(hours)).with().nanosecond(0).build().unwrap()
+    };
     patient.time_zone = Some("Asia/Tokyo".to_owned());
     patient.quiet_hours = Some(QuietHours { start: at(-1), end: at(2) });
     patient
@@ -49,7 +51,11 @@ async fn an_embargoed_result_is_announced_when_it_may_be_seen_and_not_before() {
     world.until_no_lag(SOON).await;
     world.until_sent(1, SOON).await;
     let message = world.sandbox.log.all().swap_remove(0);
-    assert!(message.received_at >= embargoed.available_at, "{} early", embargoed.available_at - message.received_at);
+    assert!(
+        message.received_at >= embargoed.available_at,
+        "{} early",
+        embargoed.available_at - message.received_at
+    );
     world.assert_each_once().await;
     consumer.stop().await.unwrap();
     worker.stop().await.unwrap();
@@ -67,7 +73,10 @@ async fn quiet_hours_hold_everything_but_what_is_critical() {
     world.publish(&[result(1, "res-normal"), critical]).await;
     world.until_sent(1, SOON).await;
     eventually("the other one is held", SOON, async || {
-        world.count("notification WHERE state = 'held' AND reason = 'quiet_hours' AND urgency = 'normal'").await == 1
+        world
+            .count("notification WHERE state = 'held' AND reason = 'quiet_hours' AND urgency = 'normal'")
+            .await
+            == 1
     })
     .await;
     stays("only the critical one is sent", Duration::from_secs(1), async || {
@@ -91,7 +100,8 @@ async fn consent_that_is_withdrawn_while_a_message_is_held_suppresses_it() {
     let mut embargoed = result(1, "res-1");
     embargoed.available_at = Timestamp::now() + SignedDuration::from_secs(3);
     world.publish(&[embargoed]).await;
-    eventually("it is held", SOON, async || world.count("notification WHERE state = 'held'").await == 1).await;
+    eventually("it is held", SOON, async || world.count("notification WHERE state = 'held'").await == 1)
+        .await;
     patient.consents = Channel::ALL.iter().map(|&channel| refusal(channel)).collect();
     world.load(&[patient]).await;
     eventually("it is suppressed", SOON, async || {

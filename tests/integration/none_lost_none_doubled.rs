@@ -73,7 +73,8 @@ async fn a_consumer_that_is_killed_loses_and_doubles_nothing() {
 
     let results = results(1, RESULTS.unsigned_abs(), PATIENTS);
     let kill = async {
-        eventually("some are sent", Duration::from_secs(60), async || world.sent().await >= BEFORE_THE_KILL).await;
+        eventually("some are sent", Duration::from_secs(60), async || world.sent().await >= BEFORE_THE_KILL)
+            .await;
         victim.kill9();
         let left = world.count("delivery WHERE state = 'dispatching'").await;
         (world.process(CONSUMER, &SHORT), left, world.sent().await)
@@ -100,7 +101,11 @@ async fn a_consumer_that_is_killed_loses_and_doubles_nothing() {
         world.count("notification WHERE state = 'technical_failure' AND reason = 'outcome_unknown'").await;
     let sent = states.get(&State::Sent).copied().unwrap_or(0);
     assert_eq!(sent + ended_unknown, RESULTS, "{states:?}");
-    assert_eq!(world.count("delivery WHERE channel = 'sms' AND state <> 'sent'").await, 0, "text messages are found");
+    assert_eq!(
+        world.count("delivery WHERE channel = 'sms' AND state <> 'sent'").await,
+        0,
+        "text messages are found"
+    );
     let orphans = worker.logged("its owner died");
     assert!(orphans > 0, "the kill hit nothing that was in flight; in dispatch: {in_dispatch}");
     let found = world.count("delivery WHERE reason = 'found_at_provider'").await;

@@ -117,7 +117,8 @@ async fn an_email_without_an_answer_waits_for_its_deadline_and_the_next_channel_
     world.until_sent(1, SOON).await;
     let deadline = Duration::from_millis(world.config.retry.outcome_unknown_deadline_ms);
     assert!(unknown.elapsed() + Duration::from_millis(500) > deadline, "{:?}", unknown.elapsed());
-    let ended = "delivery WHERE channel = 'email' AND state = 'technical_failure' AND reason = 'outcome_unknown'";
+    let ended =
+        "delivery WHERE channel = 'email' AND state = 'technical_failure' AND reason = 'outcome_unknown'";
     assert_eq!(world.count(ended).await, 1);
     assert_eq!(world.sandbox.log.count(Channel::Email), 1, "the e-mail is never repeated");
     assert_eq!(world.sandbox.log.count(Channel::Sms), 1);

@@ -29,7 +29,8 @@ async fn a_consumer_that_stops_hands_over_without_a_doubt() {
 
     let results = results(2, RESULTS.unsigned_abs(), 500);
     let leave = async {
-        eventually("the work is under way", Duration::from_secs(30), async || world.sent().await >= 300).await;
+        eventually("the work is under way", Duration::from_secs(30), async || world.sent().await >= 300)
+            .await;
         leaver.terminate();
         leaver.wait().await
     };

@@ -1,6 +1,7 @@
 //! Topics as tests look at them: from the outside.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use patient_notify::config;
@@ -14,6 +15,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
+
+use super::eventually;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -139,6 +142,20 @@ pub(super) async fn create_small_topics(kafka: &config::Kafka) {
     for topic in created {
         topic.expect("a new topic");
     }
+    // The controller has them now; whoever asks the broker may not see them yet.
+    let admin = Arc::new(admin);
+    eventually("the new topics are visible", TIMEOUT, async || {
+        let admin = Arc::clone(&admin);
+        let look = move || admin.inner().fetch_metadata(None, TIMEOUT).expect("metadata of all topics");
+        let metadata = tokio::task::spawn_blocking(look).await.expect("a look that does not panic");
+        wanted.iter().all(|(name, partitions)| {
+            let found = metadata.topics().iter().find(|topic| topic.name() == name);
+            let with_leader =
+                found.map_or(0, |topic| topic.partitions().iter().filter(|p| p.leader() >= 0).count());
+            i32::try_from(with_leader) == Ok(*partitions)
+        })
+    })
+    .await;
 }
 
 /// Deletes a world's topics, so that the broker does not carry those of every

@@ -240,7 +240,10 @@ impl World {
         assert_eq!(twice, 0, "deliveries that a provider took twice");
         for delivery in self.store.all_deliveries().await.expect("all deliveries") {
             let came = received.contains_key(&delivery.delivery_id.short_code());
-            assert!(came || delivery.state != State::Sent, "recorded as sent, and no provider has it: {delivery:?}");
+            assert!(
+                came || delivery.state != State::Sent,
+                "recorded as sent, and no provider has it: {delivery:?}"
+            );
         }
         assert_eq!(self.dead_letters().await.len(), 0, "dead letters");
     }

@@ -62,8 +62,8 @@ test: test-deps ## Unit, documentation and integration tests on a stack of their
 .PHONY: bench
 bench: deps ## Drain rates, beside raw consume and COPY in the same run
 	@cargo build --locked --release --bin patient-notify -j $(JOBS)
-	@cargo bench --locked --no-run -j $(JOBS)
-	@exec '$(release)' stack run --free-ports -- cargo bench --locked -j $(JOBS)
+	@cargo bench --locked --bench drain --no-run -j $(JOBS)
+	@exec '$(release)' stack run --free-ports -- cargo bench --locked --bench drain -j $(JOBS)
 
 # --- Check: what a change must pass besides the tests ----------------------------
 

@@ -1,7 +1,8 @@
 -- What was decided, what is being tried, and why.
 --
--- fillfactor 80: a row is inserted once and updated a few times, and those
--- updates should stay on its page (heap-only tuples).
+-- fillfactor 80: a row is inserted once and updated a few times. Updates of a
+-- notification touch no indexed column and stay on its page (heap-only tuples);
+-- those of a delivery move due_at, which is indexed, and at least find room there.
 
 CREATE TABLE notification (
     notification_id uuid PRIMARY KEY,                   -- derived from its meaning

@@ -4,7 +4,7 @@
 //! `config/default.toml` is the documentation: a key exists because it stands
 //! there, with its default, its unit and its meaning. What a key may hold is in
 //! `rules`, what keys must satisfy together in `together`. This is the only
-//! room that reads the environment.
+//! room of the service that reads the environment (`dev` finds its tools by it).
 
 mod draft;
 mod fault;

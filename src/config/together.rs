@@ -16,8 +16,13 @@ struct Together {
     must: &'static str,
 }
 
-/// What a lease must leave over a provider's time-out: rendering, queueing, the clock of the pool.
-const LEASE_MARGIN_MS: u64 = 5000;
+/// What a lease must leave beyond the wait for a free call and the call itself: the
+/// dispatcher wants 5 s of it for the record, and the way there takes time too.
+const LEASE_MARGIN_MS: u64 = 10_000;
+
+const fn outlasts(config: &Config, timeout_ms: u64) -> bool {
+    config.processor.lease_ms >= 2 * timeout_ms + LEASE_MARGIN_MS
+}
 
 const fn together(keys: &'static [&'static str], holds: fn(&Config) -> bool, must: &'static str) -> Together {
     Together { keys, holds, must }
@@ -26,18 +31,18 @@ const fn together(keys: &'static [&'static str], holds: fn(&Config) -> bool, mus
 const RULES: &[Together] = &[
     together(
         &["processor.lease_ms", "sms.timeout_ms"],
-        |c| c.processor.lease_ms >= c.sms.timeout_ms + LEASE_MARGIN_MS,
-        "lease_ms at least timeout_ms + 5000: a claim must outlast the call that it covers",
+        |c| outlasts(c, c.sms.timeout_ms),
+        "lease_ms at least twice timeout_ms, and 10000 more: a claim must outlast the wait for a free call, the call and its record, or nothing is ever sent",
     ),
     together(
         &["processor.lease_ms", "email.timeout_ms"],
-        |c| c.processor.lease_ms >= c.email.timeout_ms + LEASE_MARGIN_MS,
-        "lease_ms at least timeout_ms + 5000: a claim must outlast the call that it covers",
+        |c| outlasts(c, c.email.timeout_ms),
+        "lease_ms at least twice timeout_ms, and 10000 more: a claim must outlast the wait for a free call, the call and its record, or nothing is ever sent",
     ),
     together(
         &["processor.lease_ms", "push.timeout_ms"],
-        |c| c.processor.lease_ms >= c.push.timeout_ms + LEASE_MARGIN_MS,
-        "lease_ms at least timeout_ms + 5000: a claim must outlast the call that it covers",
+        |c| outlasts(c, c.push.timeout_ms),
+        "lease_ms at least twice timeout_ms, and 10000 more: a claim must outlast the wait for a free call, the call and its record, or nothing is ever sent",
     ),
     together(
         &["postgres.statement_timeout_ms", "postgres.pool_wait_timeout_ms", "processor.lease_ms"],

@@ -1,7 +1,7 @@
 //! What development and tests run on: real servers as child processes.
 //!
 //! [`Stack`] starts Apache Kafka, a schema registry and PostgreSQL from the tools
-//! folder that `make deps` fills, on loopback only, and leaves nothing behind.
+//! folder that `make deps` fills, on loopback only, and leaves no process behind.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it talks to the person who started it")]
 

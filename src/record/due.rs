@@ -62,6 +62,7 @@ pub struct DueDelivery {
     pub expired: bool,
 }
 
+/// In the order of publication, so that one recipient's messages keep theirs.
 /// `SKIP LOCKED` lets any number of workers share the queue without waiting.
 const CLAIM_DUE: &str = "
 WITH due AS (
@@ -85,7 +86,7 @@ SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipie
        (extract(epoch FROM now() - o.unknown_since) * 1000)::bigint AS unknown_for_ms,
        o.first_attempt_at, o.expires_at, n.published_at, o.expires_at <= now() AS expired
   FROM ours o JOIN notification n USING (notification_id)
- ORDER BY o.delivery_id";
+ ORDER BY n.published_at, n.source_partition, n.source_offset";
 
 const SET_ADDRESS: &str = "
 UPDATE delivery d SET address = i.address

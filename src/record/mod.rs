@@ -1,4 +1,4 @@
-//! PostgreSQL: every SQL statement lives here.
+//! PostgreSQL: every SQL statement of the service lives here.
 
 pub mod claim;
 pub mod due;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{info, warn};
@@ -56,6 +56,8 @@ impl Shared {
             window_max_records: self.options.processor.window_max_records,
         };
         let mut assigned = self.assigned.lock();
+        // A commit that met the rebalance was refused: what stays is offered again.
+        assigned.values().for_each(|partition| partition.offer_anew());
         for element in list.elements() {
             let topic: Arc<str> = element.topic().into();
             let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
@@ -96,6 +98,8 @@ impl Shared {
                 }
             }
         }
+        // Of the commits before this one nobody knows the outcome.
+        partitions.iter().for_each(|partition| partition.offer_anew());
         committable(partitions)
     }
 
@@ -182,23 +186,6 @@ impl ConsumerContext for GroupContext {
             // A partition may still carry the pause of an earlier assignment.
             if let Err(error) = consumer.resume(list) {
                 warn!(%error, "a newly assigned partition could not be resumed");
-            }
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        match result {
-            Ok(()) => metrics::commit("ok"),
-            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
-            Err(error) => {
-                metrics::commit("failed");
-                warn!(%error, "a commit failed; it is tried again at the next interval");
-                let assigned = self.shared.assigned.lock();
-                for element in offsets.elements() {
-                    if let Some(partition) = assigned.get(&(element.topic().into(), element.partition())) {
-                        partition.commit_failed();
-                    }
-                }
             }
         }
     }

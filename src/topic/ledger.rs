@@ -80,7 +80,7 @@ impl Ledger {
 
     /// After a failed commit: the next [`Ledger::take_committable`] gives the
     /// position again.
-    pub const fn commit_failed(&mut self) {
+    pub const fn offer_anew(&mut self) {
         self.committed = None;
     }
 
@@ -149,7 +149,7 @@ mod tests {
         let mut ledger = begun(&[1]);
         ledger.complete(1);
         assert_eq!(ledger.take_committable(), Some(2));
-        ledger.commit_failed();
+        ledger.offer_anew();
         assert_eq!(ledger.take_committable(), Some(2));
     }
 
@@ -228,7 +228,7 @@ mod tests {
                             committed = position;
                         }
                     }
-                    Step::CommitFails => ledger.commit_failed(),
+                    Step::CommitFails => ledger.offer_anew(),
                     Step::Revoke => {
                         if let Some(position) = ledger.take_committable() {
                             committed = position;

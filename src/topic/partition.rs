@@ -232,9 +232,9 @@ impl Partition {
         self.inner.lock().ledger.take_committable()
     }
 
-    /// The last commit failed: offer the position again.
-    pub fn commit_failed(&self) {
-        self.inner.lock().ledger.commit_failed();
+    /// The last commit failed, or may have: offer the position again.
+    pub fn offer_anew(&self) {
+        self.inner.lock().ledger.offer_anew();
     }
 
     /// How long the record that holds the commit back has been in hand.

@@ -20,10 +20,15 @@ const HEADERS_MAX: usize = 32;
 const POLL_BURST: usize = 1000;
 /// Longest wait for a record, and so the granularity of pause and resume.
 const POLL_WAIT: Duration = Duration::from_millis(20);
+/// Positions are committed anew this often. Nobody tells what became of a commit
+/// that was not waited for: librdkafka tells it to a callback that the `rdkafka`
+/// crate does not set, and a position that was refused (a rebalance came in
+/// between) would stay uncommitted until the next record.
+const COMMIT_ANEW: Duration = Duration::from_secs(10);
 
 /// Turns until it is told to stop, then drains and leaves.
 pub(super) fn poll_loop(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContext>) {
-    let mut last_commit = Instant::now();
+    let (mut last_commit, mut last_anew) = (Instant::now(), Instant::now());
     let mut last_error: Option<(RDKafkaErrorCode, Instant)> = None;
     let mut topics: Vec<Arc<str>> = Vec::new();
     while !shared.stopping.load(Ordering::Acquire) {
@@ -51,6 +56,10 @@ pub(super) fn poll_loop(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContex
         if last_commit.elapsed() >= interval
             || shared.completed.load(Ordering::Relaxed) >= shared.options.processor.commit_every_records
         {
+            if last_anew.elapsed() >= COMMIT_ANEW {
+                shared.partitions().iter().for_each(|partition| partition.offer_anew());
+                last_anew = Instant::now();
+            }
             commit_async(shared, &consumer);
             last_commit = Instant::now();
         }
@@ -146,10 +155,13 @@ fn commit_async(shared: &Shared, consumer: &BaseConsumer<GroupContext>) {
     if offsets.count() == 0 {
         return;
     }
-    if let Err(error) = consumer.commit(&offsets, CommitMode::Async) {
-        metrics::commit("failed");
-        warn!(%error, "a commit could not be sent; it is tried again at the next interval");
-        partitions.iter().for_each(|partition| partition.commit_failed());
+    match consumer.commit(&offsets, CommitMode::Async) {
+        Ok(()) => metrics::commit("asked"),
+        Err(error) => {
+            metrics::commit("failed");
+            warn!(%error, "a commit could not be sent; it is tried again at the next interval");
+            partitions.iter().for_each(|partition| partition.offer_anew());
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use patient_notify::sandbox::ChannelFaults;
 use patient_notify::topic::encoder::Encoder;
 use patient_notify::topic::names;
 
-use crate::harness::{World, eventually, patient, recipient, result, results, sms_only};
+use crate::harness::{BrokerProxy, World, eventually, patient, recipient, result, results, sms_only};
 use crate::tools::{Lying, read_topic};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -234,4 +234,41 @@ async fn a_relay_that_is_killed_is_followed_by_another_without_a_gap() {
     second.stop().await.unwrap();
     let changes = assert_topic_tells_what_the_database_says(&world).await;
     assert!(repeated(&changes) > 0, "what was not deleted is told again: at least once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_goes_and_comes_back_leaves_no_gap() {
+    const COUNT: i64 = 4_000;
+    let world = World::new().await;
+    world.load(&(1..=50).map(recipient).collect::<Vec<_>>()).await;
+    let consumer = world.role("consumer-test-result-notification", |_| {});
+    world.publish(&results(13, COUNT.unsigned_abs(), 50)).await;
+    world.until_sent(COUNT, DEADLINE).await;
+    consumer.stop().await.unwrap();
+    let before = outbox(&world).await;
+
+    let broker = BrokerProxy::start().await;
+    broker.proxy.cut().await;
+    let relay = world.process(
+        "wrk-default",
+        &[
+            ("PATIENT_NOTIFY_KAFKA__BOOTSTRAP_SERVERS", world.addresses.proxied_brokers.as_str()),
+            ("PATIENT_NOTIFY_KAFKA__PRODUCE_TIMEOUT_MS", "1000"),
+        ],
+    );
+    let waits = || relay.log().matches("cannot be published now").count();
+    eventually("it waits for the broker", DEADLINE, async || waits() > 0).await;
+    assert_eq!(outbox(&world).await, before, "nothing is forgotten that nobody has acknowledged");
+    broker.proxy.restore().await;
+    eventually("it publishes", DEADLINE, async || outbox(&world).await < before).await;
+    let waited = waits();
+    broker.proxy.cut().await;
+    eventually("it waits again, or was done", DEADLINE, async || {
+        waits() > waited || outbox(&world).await == 0
+    })
+    .await;
+    broker.proxy.restore().await;
+    eventually("the outbox is empty", DEADLINE, async || outbox(&world).await == 0).await;
+    assert_topic_tells_what_the_database_says(&world).await;
+    broker.stop().await;
 }

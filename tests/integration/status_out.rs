@@ -12,7 +12,7 @@ use patient_notify::sandbox::ChannelFaults;
 use patient_notify::topic::encoder::Encoder;
 use patient_notify::topic::names;
 
-use crate::harness::{World, eventually, patient, recipient, result, results, sms_only};
+use crate::harness::{BrokerProxy, World, eventually, patient, recipient, result, results, sms_only};
 use crate::tools::{Lying, read_topic};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -196,7 +196,7 @@ async fn two_relays_do_not_double_and_keep_the_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relay_that_is_killed_is_followed_by_another_without_a_gap() {
-    const COUNT: i64 = 6_000;
+    const COUNT: i64 = 2_500;
     let world = World::new().await;
     world.load(&(1..=50).map(recipient).collect::<Vec<_>>()).await;
     let consumer = world.role("consumer-test-result-notification", |_| {});
@@ -206,13 +206,69 @@ async fn a_relay_that_is_killed_is_followed_by_another_without_a_gap() {
     let before = outbox(&world).await;
     assert!(before >= 2 * COUNT, "every notification has changed twice: {before}");
 
+    // Its second batch is published and cannot be deleted: the worst moment to die.
+    let mut holder = world.pool.get().await.unwrap();
+    let lock = holder.transaction().await.unwrap();
+    // The order is by a subquery: FOR UPDATE would lock what OFFSET skips as well.
+    let third_of_second_batch = "SELECT 1 FROM outbox WHERE outbox_id = \
+                                 (SELECT outbox_id FROM outbox ORDER BY outbox_id LIMIT 1 OFFSET 2002) FOR UPDATE";
+    assert_eq!(lock.execute(third_of_second_batch, &[]).await.unwrap(), 1);
     let mut first = world.process("wrk-default", &[]);
-    eventually("some of it is published", DEADLINE, async || outbox(&world).await < before).await;
+    let client = world.pool.get().await.unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                 AND wait_event_type = 'Lock' AND query LIKE 'DELETE FROM outbox%'";
+    eventually("it waits for the lock", DEADLINE, async || {
+        client.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
     first.kill9();
-    let left = outbox(&world).await;
-    assert!(left > 0, "it was killed in the middle");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
+               AND query LIKE 'DELETE FROM outbox%'";
+    client.execute(end, &[]).await.unwrap();
+    lock.rollback().await.unwrap();
+    let published_before = published(&world).await.len();
+    assert!(published_before > 2_000, "{published_before} were published before it died");
+
     let second = world.role("wrk-default", |_| {});
     eventually("the other one ends the work", DEADLINE, async || outbox(&world).await == 0).await;
     second.stop().await.unwrap();
+    let changes = assert_topic_tells_what_the_database_says(&world).await;
+    assert!(repeated(&changes) > 0, "what was not deleted is told again: at least once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_goes_and_comes_back_leaves_no_gap() {
+    const COUNT: i64 = 4_000;
+    let world = World::new().await;
+    world.load(&(1..=50).map(recipient).collect::<Vec<_>>()).await;
+    let consumer = world.role("consumer-test-result-notification", |_| {});
+    world.publish(&results(13, COUNT.unsigned_abs(), 50)).await;
+    world.until_sent(COUNT, DEADLINE).await;
+    consumer.stop().await.unwrap();
+    let before = outbox(&world).await;
+
+    let broker = BrokerProxy::start().await;
+    broker.proxy.cut().await;
+    let relay = world.process(
+        "wrk-default",
+        &[
+            ("PATIENT_NOTIFY_KAFKA__BOOTSTRAP_SERVERS", world.addresses.proxied_brokers.as_str()),
+            ("PATIENT_NOTIFY_KAFKA__PRODUCE_TIMEOUT_MS", "1000"),
+        ],
+    );
+    let waits = || relay.log().matches("cannot be published now").count();
+    eventually("it waits for the broker", DEADLINE, async || waits() > 0).await;
+    assert_eq!(outbox(&world).await, before, "nothing is forgotten that nobody has acknowledged");
+    broker.proxy.restore().await;
+    eventually("it publishes", DEADLINE, async || outbox(&world).await < before).await;
+    let waited = waits();
+    broker.proxy.cut().await;
+    eventually("it waits again, or was done", DEADLINE, async || {
+        waits() > waited || outbox(&world).await == 0
+    })
+    .await;
+    broker.proxy.restore().await;
+    eventually("the outbox is empty", DEADLINE, async || outbox(&world).await == 0).await;
     assert_topic_tells_what_the_database_says(&world).await;
+    broker.stop().await;
 }

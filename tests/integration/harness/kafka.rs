@@ -142,20 +142,34 @@ pub(super) async fn create_small_topics(kafka: &config::Kafka) {
     for topic in created {
         topic.expect("a new topic");
     }
-    // The controller has them now; whoever asks the broker may not see them yet.
-    let admin = Arc::new(admin);
-    eventually("the new topics are visible", TIMEOUT, async || {
-        let admin = Arc::clone(&admin);
-        let look = move || admin.inner().fetch_metadata(None, TIMEOUT).expect("metadata of all topics");
-        let metadata = tokio::task::spawn_blocking(look).await.expect("a look that does not panic");
-        wanted.iter().all(|(name, partitions)| {
-            let found = metadata.topics().iter().find(|topic| topic.name() == name);
-            let with_leader =
-                found.map_or(0, |topic| topic.partitions().iter().filter(|p| p.leader() >= 0).count());
-            i32::try_from(with_leader) == Ok(*partitions)
+}
+
+/// Waits until every partition of every topic of ours answers. The controller has a
+/// new topic at once; the broker sees it, leads it and serves it a little later.
+pub(super) async fn until_served(kafka: &config::Kafka) {
+    let mut client = kafka_client_config(kafka);
+    client.set("group.id", "nobody");
+    let consumer: Arc<BaseConsumer> = Arc::new(client.create().expect("a consumer"));
+    let topics: Vec<String> = names::ALL
+        .iter()
+        .flat_map(|topic| {
+            let name = topic.full_name(&kafka.topic_prefix);
+            topic.group.map(|_| dlq_of(&name)).into_iter().chain([name])
         })
+        .collect();
+    eventually("all partitions are served", TIMEOUT * 2, async || {
+        let (consumer, topics) = (Arc::clone(&consumer), topics.clone());
+        let look = move || topics.iter().all(|topic| is_served(&consumer, topic));
+        tokio::task::spawn_blocking(look).await.expect("a look that does not panic")
     })
     .await;
+}
+
+fn is_served(consumer: &BaseConsumer, topic: &str) -> bool {
+    let Ok(metadata) = consumer.fetch_metadata(Some(topic), TIMEOUT) else { return false };
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return false };
+    !found.partitions().is_empty()
+        && found.partitions().iter().all(|one| consumer.fetch_watermarks(topic, one.id(), TIMEOUT).is_ok())
 }
 
 /// Deletes a world's topics, so that the broker does not carry those of every

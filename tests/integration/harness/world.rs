@@ -105,6 +105,7 @@ impl World {
                 Size::Small => kafka::create_small_topics(&config.kafka).await,
                 Size::Production => drop(admin::apply(&config).await.expect("topics")),
             }
+            kafka::until_served(&config.kafka).await;
         };
         let (subjects, ()) = tokio::join!(schemas::apply(&config), topics);
         subjects.expect("subjects");

@@ -93,21 +93,6 @@ UPDATE delivery d SET address = i.address
   FROM unnest($1::uuid[], $2::text[]) AS i (delivery_id, address)
  WHERE d.delivery_id = i.delivery_id AND d.owner = $3::uuid";
 
-const DEPTH: &str = "
-SELECT state, count(*) AS depth, max((extract(epoch FROM now() - due_at) * 1000)::bigint) AS oldest_ms
-  FROM delivery WHERE due_at <= now() GROUP BY state";
-
-/// Due rows of one state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DueDepth {
-    /// State that they wait in.
-    pub state: State,
-    /// How many are due.
-    pub depth: i64,
-    /// By how much the oldest is overdue.
-    pub oldest_ms: i64,
-}
-
 impl Store {
     /// Claims up to `limit` due rows for `lease`.
     ///
@@ -162,24 +147,6 @@ impl Store {
             .await
             .map_err(RecordError::at("due_within"))?;
         Ok(row.try_get(0)?)
-    }
-
-    /// What is due, by state.
-    ///
-    /// # Errors
-    /// As [`RecordError`] tells.
-    pub async fn due_depth(&self) -> Result<Vec<DueDepth>, RecordError> {
-        let client = self.client().await?;
-        let rows = client.query(DEPTH, &[]).await.map_err(RecordError::at("due_depth"))?;
-        rows.iter()
-            .map(|row| {
-                Ok(DueDepth {
-                    state: word(row, "state", State::parse)?,
-                    depth: row.try_get("depth")?,
-                    oldest_ms: row.try_get("oldest_ms")?,
-                })
-            })
-            .collect()
     }
 }
 

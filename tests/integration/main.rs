@@ -11,6 +11,7 @@
 mod back_pressure;
 mod bad_records;
 mod dependency_away;
+mod evidence;
 mod front;
 mod harness;
 mod holds;
@@ -27,4 +28,5 @@ mod status_out;
 mod the_stack_leaves_nothing;
 mod tools;
 mod topics_admin;
+mod updates;
 mod writer_evolution;

@@ -25,6 +25,7 @@ mod revoke_mid_delivery;
 mod roles_and_configuration;
 mod shares_partitions;
 mod status_out;
+mod stories;
 mod the_stack_leaves_nothing;
 mod tools;
 mod topics_admin;

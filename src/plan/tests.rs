@@ -59,7 +59,7 @@ fn a_released_result_goes_out_by_the_recipients_own_order() {
         only(plan(&result(ResultUrgency::Normal, noon()), &[recipient("pat-1")], &settings(), noon()));
     assert_eq!(planned.decision, Decision::Dispatch);
     assert_eq!(planned.channels, [Channel::Sms, Channel::Email]);
-    assert_eq!(planned.address.unwrap().expose(), "+15550100001");
+    assert_eq!(planned.addresses[0].expose(), "+15550100001");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn consent_that_was_withdrawn_takes_the_next_channel_or_suppresses() {
     one.consents.push((Channel::Email, Purpose::TestResult, false));
     let none = only(plan(&event, &[one], &settings(), noon()));
     assert_eq!(none.decision, Decision::Suppress(Reason::NoConsent));
-    assert!(none.address.is_none());
+    assert!(none.addresses.is_empty());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! PostgreSQL: every SQL statement of the service lives here.
 
 pub mod claim;
+pub mod conflict;
 pub mod due;
 pub mod error;
 pub mod facts;
@@ -13,7 +14,8 @@ pub mod recipients;
 pub mod report;
 pub mod store;
 
-pub use claim::{Claim, FirstDelivery, Source};
+pub use claim::{Claim, Claimed, FirstDelivery, Source};
+pub use conflict::Repeated;
 pub use due::DueDelivery;
 pub use error::RecordError;
 pub use outbox::{OutboxRow, Relay};

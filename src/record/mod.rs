@@ -1,10 +1,13 @@
 //! PostgreSQL: every SQL statement of the service lives here.
 
+mod aftermath;
+mod cases;
 pub mod claim;
 pub mod conflict;
 pub mod due;
 pub mod error;
 pub mod facts;
+pub mod folded;
 pub mod migrate;
 pub mod outbox;
 pub mod outcome;
@@ -13,6 +16,8 @@ pub mod read;
 pub mod recipients;
 pub mod report;
 pub mod store;
+pub mod unmatched;
+pub mod updates;
 
 pub use claim::{Claim, Claimed, FirstDelivery, Source};
 pub use conflict::Repeated;
@@ -21,3 +26,4 @@ pub use error::RecordError;
 pub use outbox::{OutboxRow, Relay};
 pub use outcome::{NextDelivery, Recorded};
 pub use store::{Owner, Store};
+pub use updates::{Applied, Update};

@@ -136,7 +136,10 @@ mod tests {
             released_at: Timestamp::UNIX_EPOCH,
             available_at: Timestamp::from_millisecond(1_795_600_000_000).unwrap(),
         };
-        assert_eq!(hex(Event::TestResult(result)), "642a9350df880e89959f7364d2876b51900fe71ac1d616debdd71007477295c5");
+        assert_eq!(
+            hex(Event::TestResult(result)),
+            "642a9350df880e89959f7364d2876b51900fe71ac1d616debdd71007477295c5"
+        );
     }
 
     #[test]

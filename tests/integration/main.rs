@@ -20,6 +20,7 @@ mod none_lost_none_doubled;
 mod order_within_a_recipient;
 mod provider_faults;
 mod recipients;
+mod requests;
 mod revoke_mid_delivery;
 mod roles_and_configuration;
 mod shares_partitions;

@@ -188,10 +188,7 @@ impl Store {
         let uuids = |of: fn(&Claim) -> Uuid| claims.iter().map(of).collect::<Vec<_>>();
         let words = |of: fn(&Claim) -> &str| claims.iter().map(of).collect::<Vec<_>>();
         let times = |of: fn(&Claim) -> Timestamp| claims.iter().map(of).collect::<Vec<_>>();
-        let channels: Vec<String> = claims
-            .iter()
-            .map(|claim| claim.channels.iter().map(|c| c.as_str()).collect::<Vec<_>>().join(","))
-            .collect();
+        let channels: Vec<String> = claims.iter().map(channel_list).collect();
         let fingerprints: Vec<&[u8]> = claims.iter().map(|claim| claim.fingerprint.as_slice()).collect();
         let callers: Vec<Option<&str>> = claims.iter().map(|claim| claim.caller.as_deref()).collect();
         let variables: Vec<Option<&str>> = claims
@@ -266,6 +263,10 @@ fn claimed(row: &Row) -> Result<(NotificationId, State), RecordError> {
     let state =
         State::parse(state).ok_or_else(|| RecordError::bug("a claim came back in an unknown state"))?;
     Ok((NotificationId(row.try_get(0)?), state))
+}
+
+fn channel_list(claim: &Claim) -> String {
+    claim.channels.iter().map(|channel| channel.as_str()).collect::<Vec<_>>().join(",")
 }
 
 /// The channel that a claim is about, where it is one.

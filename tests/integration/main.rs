@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test may print its figures")]
 
 mod back_pressure;
+mod bad_input;
 mod bad_records;
 mod dependency_away;
 mod front;

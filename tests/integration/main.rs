@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test may print its figures")]
 
 mod back_pressure;
+mod bad_input;
 mod bad_records;
 mod dependency_away;
 mod evidence;
@@ -21,6 +22,7 @@ mod none_lost_none_doubled;
 mod order_within_a_recipient;
 mod provider_faults;
 mod recipients;
+mod requests;
 mod revoke_mid_delivery;
 mod roles_and_configuration;
 mod shares_partitions;

@@ -12,6 +12,7 @@ use crate::config;
 use crate::domain::{Event, Reason};
 
 mod fields;
+mod inspect;
 mod notification;
 #[cfg(test)]
 pub(crate) mod stub_registry;
@@ -21,6 +22,7 @@ mod tests;
 mod wire;
 mod writers;
 
+pub use inspect::NotReadable;
 use writers::{Verdict, Writers};
 
 /// Which record a topic holds.

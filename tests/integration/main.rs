@@ -10,6 +10,7 @@
 
 mod back_pressure;
 mod bad_records;
+mod dead_letter_tools;
 mod dependency_away;
 mod front;
 mod harness;

@@ -107,6 +107,8 @@ impl Letters {
                     }
                     match step.lying {
                         Lying::Letter(letter) => return Ok(Some((*letter, step.handled))),
+                        // Among all of a topic nobody has named it.
+                        Lying::Marker { .. } if part.only.is_none() => {}
                         Lying::Marker { .. } => {
                             self.missing.push(Missing {
                                 place: part.place(step.offset),

@@ -1,12 +1,14 @@
-//! The spine of a consumer: claim loops take records from the intake and run
-//! decode → plan → claim on a batch; what is due now goes to the dispatcher, and
-//! when its outcome is recorded the offset may move.
+//! The spine of a consumer: claim loops take records from the intake, a batch at
+//! a time, decode them and give them to the processor's [`Flow`]. When the outcome
+//! of a record is durable, its offset may move.
 
 mod batch;
 mod breaker;
 mod claims;
+mod notify;
 mod pending;
 mod retry;
+mod updates;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -27,23 +29,44 @@ use crate::record::Store;
 use crate::topic::{Consumer, ConsumerError, DeadLetters, Intake, Record};
 
 pub use breaker::{BreakerLimits, DeadLetterBreaker};
+pub(crate) use updates::expired as unmatched_expired;
 
 /// Everything that a processor works with.
 pub struct Parts {
     /// `[processor]`.
     pub config: config::Processor,
-    /// What the topics hold.
-    pub kind: RecordKind,
+    /// What is done with what was decoded.
+    pub flow: Flow,
     /// Bytes → event.
     pub decoder: Decoder,
-    /// Defaults of plans.
-    pub settings: Settings,
     /// The database.
     pub store: Store,
-    /// Sends and records.
-    pub dispatcher: Arc<Dispatcher>,
     /// Where undecodable records go.
     pub dead_letters: DeadLetters,
+}
+
+/// What a processor is for.
+pub enum Flow {
+    /// Events that ask for notifications: plan → claim → deliver → record.
+    Notify(Notify),
+    /// What becomes known later: fold it into what is recorded.
+    Updates(Updates),
+}
+
+/// Parts of [`Flow::Notify`].
+pub struct Notify {
+    /// What the topics hold.
+    pub kind: RecordKind,
+    /// Defaults of plans.
+    pub settings: Settings,
+    /// Sends and records.
+    pub dispatcher: Arc<Dispatcher>,
+}
+
+/// Parts of [`Flow::Updates`].
+pub struct Updates {
+    /// How long an update waits for what it is about to become known.
+    pub unmatched_expiry: Duration,
 }
 
 /// Why a processor ended.

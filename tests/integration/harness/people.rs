@@ -3,7 +3,8 @@
 use jiff::civil::time;
 use jiff::{SignedDuration, Timestamp};
 use patient_notify::domain::{
-    Channel, PatientId, QuietHours, Redacted, Relation, ResultUrgency, TestResultPublished,
+    Channel, NotificationRequested, PatientId, Purpose, QuietHours, Redacted, Relation, ResultUrgency,
+    Strategy, TestResultPublished, Urgency,
 };
 use patient_notify::record::recipients::{ContactPointUpsert, RecipientUpsert};
 use patient_notify::topic::sample::{SampleOptions, sample_patient, sample_results};
@@ -58,6 +59,24 @@ pub fn result(number: u64, result_id: &str) -> TestResultPublished {
         urgency: ResultUrgency::Normal,
         released_at,
         available_at: released_at,
+    }
+}
+
+/// A request for a general message to a patient, by the patient's own order, at once.
+pub fn request(number: u64, key: &str) -> NotificationRequested {
+    NotificationRequested {
+        caller: "test".to_owned(),
+        idempotency_key: key.to_owned(),
+        patient_id: patient(number),
+        recipient: None,
+        purpose: Purpose::General,
+        urgency: Urgency::Normal,
+        channels: Vec::new(),
+        strategy: Strategy::InOrder,
+        send_at: None,
+        expires_at: None,
+        variables: Redacted::default(),
+        requested_at: Timestamp::now(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use deadpool_postgres::Pool;
 use futures::{StreamExt as _, stream};
 use patient_notify::config::Config;
-use patient_notify::domain::{State, TestResultPublished};
+use patient_notify::domain::{NotificationRequested, State, TestResultPublished};
 use patient_notify::record::recipients::{RecipientUpsert, upsert_many};
 use patient_notify::record::{Owner, Store, migrate, pool};
 use patient_notify::sandbox::{Sandbox, SandboxOptions};
@@ -135,6 +135,11 @@ impl World {
         RunningRole::start(name, config)
     }
 
+    /// A folder that goes with the world.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+
     /// Starts a role as a process, with this world's configuration and variables
     /// (`PATIENT_NOTIFY_<SECTION>__<KEY>`) over it. It logs JSON.
     pub fn process(&self, role: &'static str, variables: &[(&str, &str)]) -> Process {
@@ -165,6 +170,32 @@ impl World {
             .buffered(PUBLISH_IN_FLIGHT)
             .collect()
             .await
+    }
+
+    /// Publishes requests on a topic, those of one patient in this order, and gives
+    /// each one's partition and offset.
+    pub async fn publish_requests(
+        &self,
+        requests: &[NotificationRequested],
+        topic: &Topic,
+    ) -> Vec<(i32, i64)> {
+        self.encoder.schema_id(topic).await.expect("our schema in the registry");
+        let name = self.topic(topic);
+        stream::iter(requests)
+            .map(async |request| {
+                let payload = self.encode_request(request, topic).await;
+                let key = request.patient_id.as_str().as_bytes();
+                self.producer.send(&name, Some(key), Some(&payload), &[]).await.expect("an acknowledgement")
+            })
+            .buffered(PUBLISH_IN_FLIGHT)
+            .collect()
+            .await
+    }
+
+    /// A request's value in the registry's wire format.
+    pub async fn encode_request(&self, request: &NotificationRequested, topic: &Topic) -> Vec<u8> {
+        let encoded = self.encoder.notification(topic, request).await;
+        encoded.expect("a request that fits its schema")
     }
 
     /// A result's value in the registry's wire format.
@@ -366,12 +397,4 @@ async fn blocking<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) 
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("a bound address").port()
-}
-
-/// Files of a test, beside those of its processes.
-impl World {
-    /// A folder that goes with the world.
-    pub fn dir(&self) -> PathBuf {
-        self.dir.path().to_owned()
-    }
 }

@@ -39,7 +39,7 @@ pub struct ListOptions {
     #[arg(long, value_parser = reason)]
     reason: Option<Reason>,
     /// Lines to show; the summary counts all.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
     /// Those that were replayed or dropped too.
     #[arg(long)]

@@ -6,16 +6,20 @@ use std::process::Output;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use patient_notify::config::Config;
-use patient_notify::domain::{NotificationRequested, Purpose, Reason, Redacted, Urgency};
+use patient_notify::domain::{NotificationRequested, Reason, Redacted};
+use patient_notify::topic::client::kafka_client_config;
+use patient_notify::topic::dlq::{Handler, Letters, Reader, Removal, Remover};
 use patient_notify::topic::encoder::Encoder;
 use patient_notify::topic::names::{self, NOTIFICATIONS, TEST_RESULTS};
 use patient_notify::topic::producer::Producer;
 use patient_notify::topic::{DeadLetters, Origin};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
 use serde_json::Value;
 
-use crate::harness::{World, eventually, patient, recipient, result};
+use crate::harness::{World, eventually, patient, recipient, request, result};
 use crate::tools::{Lying, printed, read_topic, tool};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -52,19 +56,8 @@ async fn only(world: &World, topic: &str, reason: Reason) -> String {
 /// A request that is longer than [`SMALL_BYTES`], and good.
 async fn long_request(world: &World) -> Vec<u8> {
     let variable = |number: u8| (format!("note_{number}"), CANARY.repeat(40));
-    let request = NotificationRequested {
-        caller: "scheduling".to_owned(),
-        idempotency_key: "long".to_owned(),
-        patient_id: patient(1),
-        recipient: None,
-        purpose: Purpose::General,
-        urgency: Urgency::Normal,
-        channels: Vec::new(),
-        send_at: None,
-        expires_at: None,
-        variables: Redacted::new((0..3).map(variable).collect()),
-        requested_at: Timestamp::now(),
-    };
+    let variables = Redacted::new((0..3).map(variable).collect());
+    let request = NotificationRequested { variables, ..request(1, "long") };
     let encoder = Encoder::new(&world.config.registry, &world.config.kafka.topic_prefix).unwrap();
     let value = encoder.notification(&NOTIFICATIONS, &request).await.unwrap();
     assert!(value.len() > SMALL_BYTES);
@@ -227,6 +220,39 @@ async fn many_are_handled_only_by_who_says_so() {
     let text = ends(&world.config, 0, &[&["drop", "--yes"][..], &topic_flag].concat()).await;
     assert!(text.contains("10 dropped"), "{text}");
     assert_eq!(letters_on(&world, &TEST_RESULTS).await.len(), 0, "dead letters and markers are removed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_brokers_refuse_to_remove_stays_and_is_said() {
+    let world = World::new().await;
+    let kafka = &world.config.kafka;
+    let topic = world.topic(&TEST_RESULTS);
+    let dead_letters = names::dlq_of(&topic);
+    let producer = Arc::new(Producer::new(kafka).unwrap());
+    let letters = DeadLetters::new(Arc::clone(&producer), "a-group".to_owned());
+    letters.send(&origin(&topic, None, Some(b"x")), Reason::Undecodable, "").await.unwrap();
+    let mut reader = Reader::new(kafka).unwrap();
+    let handler = Handler::new(kafka, &reader, None).await.unwrap();
+    let mut all = Letters::of_topics(&reader, std::slice::from_ref(&dead_letters)).await.unwrap();
+    let (letter, _) = all.next(&mut reader).await.unwrap().unwrap();
+    handler.drop(&letter).await.unwrap();
+
+    // Kafka removes no records of a topic that is compacted.
+    let admin: AdminClient<DefaultClientContext> = kafka_client_config(kafka).create().unwrap();
+    let compacted =
+        AlterConfig::new(ResourceSpecifier::Topic(&dead_letters)).set("cleanup.policy", "compact");
+    for altered in admin.alter_configs(&[compacted], &AdminOptions::new()).await.unwrap() {
+        altered.unwrap();
+    }
+    eventually("the log itself is compacted: it takes no record without a key", DEADLINE, async || {
+        producer.send(&dead_letters, None, Some(b"later"), &[]).await.is_err()
+    })
+    .await;
+    let before = letters_on(&world, &TEST_RESULTS).await.len();
+    let remover = Remover::new(kafka).unwrap();
+    let removal = remover.remove_handled(&mut reader, &dead_letters, 0).await.unwrap();
+    assert_eq!(removal, Removal::Refused { cause: RDKafkaErrorCode::PolicyViolation });
+    assert_eq!(letters_on(&world, &TEST_RESULTS).await.len(), before, "nothing is gone");
 }
 
 fn origin<'a>(topic: &'a str, key: Option<&'a [u8]>, payload: Option<&'a [u8]>) -> Origin<'a> {

@@ -156,6 +156,7 @@ pub(super) struct Walk {
     end: i64,
     /// The partition's end when the walk began: markers are looked for up to here.
     high: i64,
+    window_offsets: i64,
     window: Option<(Cursor, HashMap<i64, Handled>)>,
 }
 
@@ -171,7 +172,15 @@ impl Walk {
     /// A walk over the offsets from `from` to `end` (exclusive) of a partition that
     /// ends at `high`.
     pub(super) fn new(topic: &str, partition: i32, from: i64, end: i64, high: i64) -> Self {
-        Self { topic: topic.to_owned(), partition, from, end: end.min(high), high, window: None }
+        Self {
+            topic: topic.to_owned(),
+            partition,
+            from,
+            end: end.min(high),
+            high,
+            window_offsets: WINDOW_OFFSETS,
+            window: None,
+        }
     }
 
     /// The next record; `None` at the end.
@@ -188,7 +197,7 @@ impl Walk {
             if self.from >= self.end {
                 return Ok(None);
             }
-            let end = self.end.min(self.from + WINDOW_OFFSETS);
+            let end = self.end.min(self.from + self.window_offsets);
             let handled = self.handled(reader, end).await?;
             self.window = Some((reader.open(&self.topic, self.partition, self.from, end)?, handled));
         }
@@ -207,5 +216,57 @@ impl Walk {
             }
         }
         Ok(handled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::topic::dlq::letter::{ACTION, HANDLED};
+    use crate::topic::producer::Producer;
+
+    /// Ten letters, then markers of every second one, all on one partition.
+    async fn reader(cluster: &MockCluster<'_, rdkafka::producer::DefaultProducerContext>) -> Reader {
+        cluster.create_topic("t.dlq", 1, 1).unwrap();
+        let mut kafka = config::Config::from_defaults().kafka;
+        kafka.bootstrap_servers = cluster.bootstrap_servers();
+        let producer = Producer::new(&kafka).unwrap();
+        for number in 0..10_u8 {
+            producer.send("t.dlq", None, Some(&[number]), &[]).await.unwrap();
+        }
+        for target in ["0", "2", "4", "6", "8"] {
+            let headers = [(HANDLED, target.as_bytes()), (ACTION, b"dropped")];
+            producer.send("t.dlq", None, None, &headers).await.unwrap();
+        }
+        Reader::new(&kafka).unwrap()
+    }
+
+    async fn walked(reader: &mut Reader, mut walk: Walk) -> Vec<(i64, bool)> {
+        let mut seen = Vec::new();
+        while let Some(step) = walk.next(reader).await.unwrap() {
+            if matches!(step.lying, Lying::Letter(_)) {
+                seen.push((step.offset, step.handled.is_some()));
+            }
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn letters_meet_their_markers_whatever_the_window() {
+        let cluster = MockCluster::new(1).unwrap();
+        let mut reader = reader(&cluster).await;
+        assert_eq!(reader.partitions("t.dlq").await.unwrap(), Some(1));
+        let (low, high) = reader.bounds("t.dlq", 0).await.unwrap();
+        assert_eq!((low, high), (0, 15));
+        let all: Vec<(i64, bool)> = (0..10).map(|offset| (offset, offset % 2 == 0)).collect();
+        for window_offsets in [1, 3, 100] {
+            let walk = Walk { window_offsets, ..Walk::new("t.dlq", 0, low, high, high) };
+            assert_eq!(walked(&mut reader, walk).await, all, "{window_offsets}");
+        }
+        let some = walked(&mut reader, Walk::new("t.dlq", 0, 3, 6, high)).await;
+        assert_eq!(some, [(3, false), (4, true), (5, false)]);
+        assert_eq!(walked(&mut reader, Walk::new("t.dlq", 0, high, high, high)).await, []);
     }
 }

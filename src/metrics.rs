@@ -219,6 +219,20 @@ pub fn partitions(assigned: u64, paused: u64) {
     }
 }
 
+/// Bulk partitions in hand that rest for urgent work.
+pub fn bulk_resting(partitions: u64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.intake.partitions.record(partitions, &[word("state", "resting_for_urgent")]);
+    }
+}
+
+/// Bulk partitions began to rest for urgent work.
+pub fn bulk_rest() {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.intake.bulk_rests.add(1, &[]);
+    }
+}
+
 /// A try met an absent `dependency` (postgres, kafka, registry …).
 pub fn unavailable(dependency: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {

@@ -14,7 +14,7 @@ pub mod report;
 pub mod store;
 
 pub use claim::{Claim, FirstDelivery, Source};
-pub use due::DueDelivery;
+pub use due::{DueDelivery, DueLane};
 pub use error::RecordError;
 pub use outbox::{OutboxRow, Relay};
 pub use outcome::{NextDelivery, Recorded};

@@ -13,7 +13,7 @@ use crate::decode::{Decoder, RecordKind};
 use crate::deliver::Providers;
 use crate::plan::Settings;
 use crate::processor::{self, Parts};
-use crate::topic::names::Topic;
+use crate::topic::names::{self, Topic};
 use crate::topic::producer::Producer;
 use crate::topic::{Consumer, ConsumerOptions, DeadLetters};
 
@@ -59,6 +59,7 @@ pub async fn run_with(
     let consumer = Arc::new(Consumer::start(ConsumerOptions {
         group,
         topics: topics.iter().map(|topic| topic.full_name(prefix)).collect(),
+        bulk_topics: vec![names::NOTIFICATIONS_BULK.full_name(prefix)],
         kafka: config.kafka.clone(),
         processor: config.processor.clone(),
     })?);

@@ -18,7 +18,7 @@ use super::proto;
 use super::publisher::{PublishError, Publisher};
 use super::token::Position;
 use super::validate::Violations;
-use crate::domain::{NotificationId, NotificationRequested, Redacted, Urgency};
+use crate::domain::{NotificationId, NotificationRequested, Redacted, Strategy, Urgency};
 use crate::record::read::{self, DeliveryView, NotificationView, WhyLine};
 
 /// How far ahead a message may be scheduled.
@@ -142,6 +142,7 @@ fn requested(
         purpose,
         urgency,
         channels,
+        strategy: Strategy::InOrder,
         // What is past is at once; the record has no place for a time long ago.
         send_at: send_at.filter(|&send_at| send_at > now),
         expires_at,

@@ -3,6 +3,7 @@
 
 use apache_avro::types::Value;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::domain::{PatientId, Reason, ids};
 
@@ -54,6 +55,46 @@ impl Fields {
             Value::Null => Ok(None),
             Value::String(text) => checked_opaque(field, text).map(Some),
             _ => Err(not_our_shape(field)),
+        }
+    }
+
+    pub(super) fn optional_patient_id(&mut self, field: &'static str) -> Result<Option<PatientId>, Rejected> {
+        let text = self.optional_opaque(field)?;
+        // Of the same form as any identifier from outside.
+        Ok(text.as_deref().and_then(PatientId::parse))
+    }
+
+    /// One of our own ids, in its 36-character form.
+    pub(super) fn optional_uuid(&mut self, field: &'static str) -> Result<Option<Uuid>, Rejected> {
+        match self.next(field)? {
+            Value::Null => Ok(None),
+            Value::String(text) if text.len() == UUID_CHARS => match Uuid::parse_str(&text) {
+                Ok(id) => Ok(Some(id)),
+                Err(_) => Err(unusable(field, NOT_UUID)),
+            },
+            Value::String(_) => Err(unusable(field, NOT_UUID)),
+            _ => Err(not_our_shape(field)),
+        }
+    }
+
+    /// A text of 1 to `chars_max` characters.
+    pub(super) fn optional_text(
+        &mut self,
+        field: &'static str,
+        chars_max: usize,
+    ) -> Result<Option<String>, Rejected> {
+        match self.next(field)? {
+            Value::Null => Ok(None),
+            Value::String(text) if (1..=chars_max).contains(&text.chars().count()) => Ok(Some(text)),
+            Value::String(_) => Err(unusable(field, "empty or too long")),
+            _ => Err(not_our_shape(field)),
+        }
+    }
+
+    pub(super) fn optional_symbol(&mut self, field: &'static str) -> Result<Option<String>, Rejected> {
+        match self.next(field)? {
+            Value::Null => Ok(None),
+            value => symbol_of(field, value).map(Some),
         }
     }
 
@@ -109,6 +150,8 @@ impl Fields {
     }
 }
 
+const UUID_CHARS: usize = 36;
+const NOT_UUID: &str = "not a UUID in its 36-character form";
 const NOT_OPAQUE: &str = "not 1 to 64 characters of A-Z a-z 0-9 . _ : -";
 
 fn checked_opaque(field: &'static str, text: String) -> Result<String, Rejected> {

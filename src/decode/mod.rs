@@ -6,10 +6,11 @@
 
 use std::io::{self, Read};
 
+use apache_avro::types::Value;
 use thiserror::Error;
 
 use crate::config;
-use crate::domain::{Event, Reason};
+use crate::domain::{Event, NotificationUpdate, Reason};
 
 mod fields;
 mod notification;
@@ -18,12 +19,13 @@ pub(crate) mod stub_registry;
 mod test_result;
 #[cfg(test)]
 mod tests;
+mod update;
 mod wire;
 mod writers;
 
 use writers::{Verdict, Writers};
 
-/// Which record a topic holds.
+/// Which event a topic holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordKind {
     /// `TestResultPublished`.
@@ -32,14 +34,23 @@ pub enum RecordKind {
     Notification,
 }
 
-impl RecordKind {
-    /// Every kind, in the order of [`RecordKind::index`].
-    const ALL: [Self; 2] = [Self::TestResult, Self::Notification];
+/// Which of our records a value is read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    TestResult,
+    Notification,
+    Update,
+}
+
+impl Shape {
+    /// Every shape, in the order of [`Shape::index`].
+    const ALL: [Self; 3] = [Self::TestResult, Self::Notification, Self::Update];
 
     const fn index(self) -> usize {
         match self {
             Self::TestResult => 0,
             Self::Notification => 1,
+            Self::Update => 2,
         }
     }
 }
@@ -115,11 +126,30 @@ impl Decoder {
         self.writers.fetch(missing).await
     }
 
-    /// Decodes one value. Its batch must have been prepared.
+    /// Decodes one event. Its batch must have been prepared.
     ///
     /// # Errors
     /// [`Rejected`] when it can never be decoded.
     pub fn decode(&self, kind: RecordKind, payload: Option<&[u8]>) -> Result<Event, Rejected> {
+        match kind {
+            RecordKind::TestResult => {
+                test_result::from_value(self.value(Shape::TestResult, payload)?).map(Event::TestResult)
+            }
+            RecordKind::Notification => {
+                notification::from_value(self.value(Shape::Notification, payload)?).map(Event::Notification)
+            }
+        }
+    }
+
+    /// Decodes one `NotificationUpdate`. Its batch must have been prepared.
+    ///
+    /// # Errors
+    /// [`Rejected`] when it can never be decoded.
+    pub fn decode_update(&self, payload: Option<&[u8]>) -> Result<NotificationUpdate, Rejected> {
+        update::from_value(self.value(Shape::Update, payload)?)
+    }
+
+    fn value(&self, shape: Shape, payload: Option<&[u8]>) -> Result<Value, Rejected> {
         let payload = payload.filter(|bytes| !bytes.is_empty());
         let payload =
             payload.ok_or_else(|| Rejected::new(Reason::EmptyPayload, "the record has no value"))?;
@@ -137,7 +167,7 @@ impl Decoder {
             }
         };
         let mut body = Body { rest: body, ended_early: false };
-        let value = writer.reader(kind)?.read_value(&mut body);
+        let value = writer.reader(shape)?.read_value(&mut body);
         if body.ended_early {
             return Err(undecodable(schema_id, "the value ends too early"));
         }
@@ -147,10 +177,7 @@ impl Decoder {
             let what = format!("{} bytes are left over", body.rest.len());
             return Err(undecodable(schema_id, &what));
         }
-        match kind {
-            RecordKind::TestResult => test_result::from_value(value).map(Event::TestResult),
-            RecordKind::Notification => notification::from_value(value).map(Event::Notification),
-        }
+        Ok(value)
     }
 }
 

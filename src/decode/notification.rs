@@ -2,7 +2,7 @@
 
 use apache_avro::types::Value;
 
-use crate::domain::{Channel, NotificationRequested, Purpose, Redacted, Urgency};
+use crate::domain::{Channel, NotificationRequested, Purpose, Redacted, Strategy, Urgency};
 
 use super::Rejected;
 use super::fields::{Fields, unusable};
@@ -27,6 +27,8 @@ pub(super) fn from_value(record: Value) -> Result<NotificationRequested, Rejecte
         urgency: Urgency::parse(&fields.symbol("urgency")?)
             .ok_or_else(|| unusable("urgency", "not a symbol of the schema"))?,
         channels: channels(&fields.symbols("channels", CHANNELS_MAX)?)?,
+        strategy: Strategy::parse(&fields.symbol("strategy")?)
+            .ok_or_else(|| unusable("strategy", "not a symbol of the schema"))?,
         send_at: fields.optional_timestamp("send_at")?,
         expires_at: fields.optional_timestamp("expires_at")?,
         variables: variables(fields.texts("variables")?)?,

@@ -17,7 +17,7 @@ use self_cell::self_cell;
 use crate::config;
 use crate::domain::{Reason, contract};
 
-use super::{RecordKind, Rejected, Unavailable};
+use super::{Rejected, Shape, Unavailable};
 
 /// How long "no such schema" is believed.
 const UNKNOWN_TTL: Duration = Duration::from_secs(30);
@@ -32,17 +32,18 @@ const UNKNOWN_MAX: usize = 16_384;
 const FETCHES_IN_FLIGHT: usize = 8;
 
 /// Our schema of a kind of record.
-fn reader_schema(kind: RecordKind) -> &'static Schema {
-    static SCHEMAS: LazyLock<[Schema; RecordKind::ALL.len()]> = LazyLock::new(|| {
-        RecordKind::ALL.map(|kind| {
-            let text = match kind {
-                RecordKind::TestResult => contract::TEST_RESULTS,
-                RecordKind::Notification => contract::NOTIFICATIONS,
+fn reader_schema(shape: Shape) -> &'static Schema {
+    static SCHEMAS: LazyLock<[Schema; Shape::ALL.len()]> = LazyLock::new(|| {
+        Shape::ALL.map(|shape| {
+            let text = match shape {
+                Shape::TestResult => contract::TEST_RESULTS,
+                Shape::Notification => contract::NOTIFICATIONS,
+                Shape::Update => contract::NOTIFICATION_UPDATES,
             };
             Schema::parse_str(text).expect("avro/ is embedded, and a test parses each of its files")
         })
     });
-    &SCHEMAS[kind.index()]
+    &SCHEMAS[shape.index()]
 }
 
 type Reader<'a> = GenericDatumReader<'a>;
@@ -69,18 +70,18 @@ impl OwnedReader {
 pub(super) struct Writer {
     schema_id: u32,
     schema: Arc<Schema>,
-    readers: [OnceLock<Result<OwnedReader, Rejected>>; RecordKind::ALL.len()],
+    readers: [OnceLock<Result<OwnedReader, Rejected>>; Shape::ALL.len()],
 }
 
 impl Writer {
     /// The reader that resolves this schema to ours.
-    pub(super) fn reader(&self, kind: RecordKind) -> Result<&OwnedReader, Rejected> {
-        let reader = self.readers[kind.index()].get_or_init(|| self.resolve(kind));
+    pub(super) fn reader(&self, shape: Shape) -> Result<&OwnedReader, Rejected> {
+        let reader = self.readers[shape.index()].get_or_init(|| self.resolve(shape));
         reader.as_ref().map_err(Clone::clone)
     }
 
-    fn resolve(&self, kind: RecordKind) -> Result<OwnedReader, Rejected> {
-        let ours = reader_schema(kind);
+    fn resolve(&self, shape: Shape) -> Result<OwnedReader, Rejected> {
+        let ours = reader_schema(shape);
         let incompatible = |why: String| {
             let detail = format!("writer's schema {} cannot be read as ours: {why}", self.schema_id);
             Rejected::new(Reason::IncompatibleSchema, detail)

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::ids::PatientId;
-use super::notification::{Channel, Purpose, Urgency};
+use super::notification::{Channel, Purpose, Strategy, Urgency};
 use super::redacted::Redacted;
 
 /// A decoded record.
@@ -88,6 +88,8 @@ pub struct NotificationRequested {
     pub urgency: Urgency,
     /// Channels in order; empty: the recipient's own order.
     pub channels: Vec<Channel>,
+    /// How they are used.
+    pub strategy: Strategy,
     /// Not before; `None`: at once.
     pub send_at: Option<Timestamp>,
     /// Too late to be useful; `None`: the purpose's default.

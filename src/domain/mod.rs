@@ -2,19 +2,25 @@
 //!
 //! Pure data. No I/O, no clock, no dependency on another room.
 
+mod case;
 pub mod contract;
 pub mod event;
+mod fold;
 pub mod ids;
 pub mod notification;
 pub mod outcome;
 pub mod recipient;
 pub mod redacted;
 pub mod status;
+pub mod update;
 
+pub use case::{Case, Change, Due, Leg, Own};
 pub use event::{Event, NotificationRequested, ResultUrgency, TestResultPublished};
+pub use fold::{Receipt, Standing};
 pub use ids::{DeliveryId, NotificationId, PatientId, RecipientId};
-pub use notification::{Channel, HoldReason, Purpose, Reason, State, Urgency};
+pub use notification::{Channel, HoldReason, Purpose, Reason, State, Strategy, Urgency};
 pub use outcome::Outcome;
 pub use recipient::{ContactPoint, QuietHours, Recipient, Relation};
 pub use redacted::Redacted;
 pub use status::StatusChanged;
+pub use update::{DeliveryRef, Engagement, Fact, NotificationUpdate, ReceiptStatus};

@@ -1,7 +1,5 @@
 //! What a notification is for, how urgent it is, where it goes and where it stands.
 
-use std::fmt;
-
 /// An enum of words that stand in the database, on topics, in metrics and in
 /// configuration: one spelling everywhere.
 macro_rules! words {
@@ -27,8 +25,8 @@ macro_rules! words {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
@@ -75,6 +73,16 @@ words! {
         Email = "email",
         /// Push message to the portal's app.
         Push = "push",
+    }
+}
+
+words! {
+    /// How the channels of a notification are used.
+    Strategy {
+        /// The first one, and the next when it fails.
+        InOrder = "in_order",
+        /// All of them side by side.
+        AllAtOnce = "all_at_once",
     }
 }
 
@@ -164,6 +172,20 @@ words! {
         NotFoundAtProvider = "not_found_at_provider",
         /// Given back unsent: its owner was stopping.
         Released = "released",
+        /// A receipt says that the provider has it.
+        ReceiptSent = "receipt_sent",
+        /// A receipt says that it arrived.
+        ReceiptDelivered = "receipt_delivered",
+        /// The recipient called it spam, so it arrived.
+        Complained = "complained",
+        /// The recipient was reached already: what was still planned is not needed.
+        Reached = "reached",
+        /// It was shown to the recipient.
+        Seen = "seen",
+        /// The recipient opened it.
+        Read = "read",
+        /// The recipient followed its link.
+        Acted = "acted",
 
         // Suppressed.
         /// No such patient is known.
@@ -176,10 +198,18 @@ words! {
         NoContactPoint = "no_contact_point",
         /// The recipient was erased.
         Erased = "erased",
+        /// `send_at` lies further ahead than `plan.schedule_max_ms` allows.
+        ScheduledTooFar = "scheduled_too_far",
 
         // Ignored.
         /// The claim row exists already.
         Duplicate = "duplicate",
+        /// The claim row exists already, and was made for another content.
+        ConflictingDuplicate = "conflicting_duplicate",
+        /// A newer writer says something that this version does not know.
+        UnknownUpdate = "unknown_update",
+        /// Kept until what it is about is known.
+        Unmatched = "unmatched",
         /// A newer version of the same result was there first.
         Superseded = "superseded",
         /// Its time had passed.
@@ -194,6 +224,10 @@ words! {
         TokenInvalid = "token_invalid",
         /// The provider says that the recipient opted out.
         OptedOut = "opted_out",
+        /// A receipt says that it did not arrive.
+        Undelivered = "undelivered",
+        /// The mailbox sent it back.
+        Bounced = "bounced",
         /// The provider refuses this message for good.
         ProviderRefused = "provider_refused",
         /// The provider failed on its side.
@@ -216,6 +250,8 @@ words! {
         RenderFailed = "render_failed",
 
         // Rejected.
+        /// No key: records of one patient could overtake each other.
+        EmptyKey = "empty_key",
         /// No value at all.
         EmptyPayload = "empty_payload",
         /// Longer than `processor.payload_max_bytes`.

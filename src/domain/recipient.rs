@@ -1,7 +1,5 @@
 //! Who may be written to, where, and when.
 
-use std::fmt;
-
 use jiff::civil::Time;
 
 use super::ids::RecipientId;

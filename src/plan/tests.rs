@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::config::Config;
-use crate::domain::{ContactPoint, QuietHours, Relation, ResultUrgency};
+use crate::domain::{ContactPoint, QuietHours, Relation, ResultUrgency, Strategy};
 
 fn settings() -> Settings {
     Settings::new(&Config::from_defaults().plan).unwrap()
@@ -144,6 +144,7 @@ fn a_campaign_needs_consent() {
         purpose: Purpose::Campaign,
         urgency: Urgency::Bulk,
         channels: vec![],
+        strategy: Strategy::InOrder,
         send_at: None,
         expires_at: None,
         variables: Redacted::default(),

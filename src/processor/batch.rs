@@ -1,62 +1,65 @@
-//! One batch: decode → plan → claim → hand over. Every record of it leaves with
-//! its ticket settled, its deliveries handed to the dispatcher, or released
-//! because its partition is closing.
+//! One batch: decode, bury what cannot be decoded, and hand the rest to the flow
+//! of this processor.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt as _;
-use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{error, warn};
 
-use super::Shared;
-use super::claims::{claim_of, published_at, source_of};
-use super::pending::Pending;
 use super::retry::Retry;
+use super::{Flow, Shared, notify};
 use crate::decode::Rejected;
-use crate::dispatch::{Assignment, Work};
-use crate::domain::{DeliveryId, Event, NotificationId, Outcome, PatientId, Reason, Recipient};
+use crate::domain::Outcome;
 use crate::metrics;
-use crate::plan::{Decision, Planned, plan};
-use crate::record::{Claim, RecordError};
 use crate::topic::{Origin, Record};
 
 /// Dead letters that are written side by side.
 const DEAD_LETTERS_AT_ONCE: usize = 64;
 
 /// A record that was decoded, with its place in the in-flight budget.
-struct Decoded {
-    record: Record,
-    permit: OwnedSemaphorePermit,
-    event: Event,
+pub(super) struct Decoded<E> {
+    pub(super) record: Record,
+    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) event: E,
 }
 
 /// Runs one batch. `permits` holds one for each record.
 pub(super) async fn process(shared: &Arc<Shared>, records: Vec<Record>, permits: OwnedSemaphorePermit) {
-    let Some((decoded, rejected)) = decode(shared, records, permits).await else { return };
-    bury(shared, rejected).await;
-    if decoded.is_empty() {
-        return;
+    let decoder = &shared.parts.decoder;
+    match &shared.parts.flow {
+        Flow::Notify(flow) => {
+            let decode = |payload: Option<&[u8]>| decoder.decode(flow.kind, payload);
+            if let Some(decoded) = sift(shared, records, permits, decode).await {
+                notify::process(shared, flow, decoded).await;
+            }
+        }
     }
-    let Some(facts) = facts(shared, &decoded).await else { return release(decoded) };
-    let now = Timestamp::now();
-    let planned: Vec<Vec<Planned>> = decoded
-        .iter()
-        .map(|one| {
-            let known = facts.get(one.event.patient_id()).map_or(&[][..], Vec::as_slice);
-            plan(&one.event, known, &shared.parts.settings, now)
-        })
-        .collect();
-    claim_and_hand_over(shared, decoded, planned).await;
 }
 
-type Split = (Vec<Decoded>, Vec<(Record, Rejected)>);
+/// Decodes, and buries what can not be. `None`: nothing is left to do.
+async fn sift<E>(
+    shared: &Shared,
+    records: Vec<Record>,
+    permits: OwnedSemaphorePermit,
+    decode_one: impl Fn(Option<&[u8]>) -> Result<E, Rejected>,
+) -> Option<Vec<Decoded<E>>> {
+    let (decoded, rejected) = decode(shared, records, permits, decode_one).await?;
+    bury(shared, rejected).await;
+    (!decoded.is_empty()).then_some(decoded)
+}
+
+type Split<E> = (Vec<Decoded<E>>, Vec<(Record, Rejected)>);
 
 /// `None`: interrupted while the registry was away; everything is released.
-async fn decode(shared: &Shared, records: Vec<Record>, mut permits: OwnedSemaphorePermit) -> Option<Split> {
+async fn decode<E>(
+    shared: &Shared,
+    records: Vec<Record>,
+    mut permits: OwnedSemaphorePermit,
+    decode_one: impl Fn(Option<&[u8]>) -> Result<E, Rejected>,
+) -> Option<Split<E>> {
     let mut retry = Retry::new(shared, "registry");
     loop {
         let payloads = records
@@ -78,7 +81,7 @@ async fn decode(shared: &Shared, records: Vec<Record>, mut permits: OwnedSemapho
     let mut rejected = Vec::new();
     for record in records {
         let payload = record.payload.as_ref().map(|payload| payload.expose().as_slice());
-        match shared.parts.decoder.decode(shared.parts.kind, payload) {
+        match decode_one(payload) {
             Ok(event) => match permits.split(1) {
                 Some(permit) => decoded.push(Decoded { record, permit, event }),
                 None => {
@@ -149,149 +152,12 @@ fn open_breaker(shared: &Shared, why: &Rejected) {
     }
 }
 
-/// `None`: interrupted while the database was away.
-async fn facts(shared: &Shared, decoded: &[Decoded]) -> Option<HashMap<PatientId, Vec<Recipient>>> {
-    let patients: HashSet<&PatientId> = decoded.iter().map(|one| one.event.patient_id()).collect();
-    let patients: Vec<&PatientId> = patients.into_iter().collect();
-    let mut retry = Retry::new(shared, "postgres");
-    loop {
-        match shared.parts.store.recipients_of(&patients).await {
-            Ok(facts) => return Some(facts),
-            Err(error @ RecordError::Bug(_)) => {
-                shared.bug(&error);
-                return None;
-            }
-            Err(error) => {
-                if !retry.again(&error, all_closing(decoded)).await {
-                    return None;
-                }
-            }
-        }
-    }
-}
-
-async fn claim_and_hand_over(shared: &Arc<Shared>, decoded: Vec<Decoded>, planned: Vec<Vec<Planned>>) {
-    let mut claims = Vec::with_capacity(planned.len());
-    let mut first_seen = HashSet::with_capacity(planned.len());
-    for (one, plans) in decoded.iter().zip(&planned) {
-        let source = source_of(&one.record);
-        for plan in plans {
-            // The same meaning twice in one batch: the first stands.
-            if first_seen.insert(plan.notification_id) {
-                claims.push(claim_of(plan, source.clone(), &one.event));
-            }
-        }
-    }
-    let lease_from = Instant::now();
-    let batch = shared.next_batch();
-    let Some(mut ours) = claim(shared, &mut claims, batch, &decoded).await else { return release(decoded) };
-    let lease_until = lease_from + Duration::from_millis(shared.parts.config.lease_ms);
-    shared.breaker.lock().observe_good(decoded.len());
-    for (one, plans) in decoded.into_iter().zip(planned) {
-        // Taken out, so that a second record of the same meaning finds it gone.
-        let new: Vec<Planned> = plans.into_iter().filter(|plan| ours.remove(&plan.notification_id)).collect();
-        hand_over(shared, one, new, batch, lease_until);
-    }
-}
-
-/// `None`: interrupted while the database was away, or a bug.
-async fn claim(
-    shared: &Shared,
-    claims: &mut [Claim],
-    batch: i32,
-    decoded: &[Decoded],
-) -> Option<HashSet<NotificationId>> {
-    let lease = Duration::from_millis(shared.parts.config.lease_ms);
-    let mut retry = Retry::new(shared, "postgres");
-    let mut answer_lost = false;
-    loop {
-        let result = async {
-            let mut ours = shared.parts.store.claim(claims, batch, lease).await?;
-            if answer_lost {
-                ours.extend(shared.parts.store.claimed_before(claims, batch).await?);
-            }
-            Ok::<_, RecordError>(ours)
-        };
-        match result.await {
-            Ok(ours) => return Some(ours),
-            Err(error @ RecordError::Bug(_)) => {
-                shared.bug(&error);
-                return None;
-            }
-            Err(error) => {
-                answer_lost = true;
-                if !retry.again(&error, all_closing(decoded)).await {
-                    return None;
-                }
-            }
-        }
-    }
-}
-
-/// What became ours goes to the dispatcher; a record without any is done here.
-fn hand_over(shared: &Arc<Shared>, one: Decoded, new: Vec<Planned>, epoch: i32, lease_until: Instant) {
-    let Decoded { record, permit, .. } = one;
-    let published_at = published_at(&record);
-    let outcome = new.iter().fold(Outcome::Ignored(Reason::Duplicate), |_, plan| match plan.decision {
-        Decision::Dispatch => Outcome::Done,
-        Decision::Hold { until, .. } => Outcome::Scheduled(until),
-        Decision::Suppress(reason) => Outcome::Ignored(reason),
-        Decision::Expire => Outcome::Ignored(Reason::Expired),
-    });
-    let now_due: Vec<Assignment> =
-        new.into_iter().filter_map(|plan| assignment(plan, epoch, lease_until, published_at)).collect();
-    if now_due.is_empty() {
-        metrics::records(&record.ticket.partition().topic, outcome.as_str(), 1);
-        record.ticket.complete();
-        return;
-    }
-    let pending = Pending::new(record.ticket, permit, now_due.len());
-    for assignment in now_due {
-        shared.parts.dispatcher.submit(Work {
-            assignment,
-            may_begin: pending.may_begin(),
-            on_recorded: pending.on_recorded(),
-        });
-    }
-}
-
-fn assignment(
-    plan: Planned,
-    epoch: i32,
-    lease_until: Instant,
-    published_at: Timestamp,
-) -> Option<Assignment> {
-    if plan.decision != Decision::Dispatch {
-        return None;
-    }
-    let channel = *plan.channels.first()?;
-    Some(Assignment {
-        delivery_id: DeliveryId::for_channel(plan.notification_id, channel),
-        notification_id: plan.notification_id,
-        epoch,
-        recipient_id: plan.recipient_id,
-        purpose: plan.purpose,
-        urgency: plan.urgency,
-        channel,
-        position: 0,
-        channels: plan.channels,
-        address: plan.address?,
-        locale: plan.locale,
-        variables: plan.variables,
-        attempt: 0,
-        attempt_group: 1,
-        trying_for: Duration::ZERO,
-        lease_until,
-        expires_at: plan.expires_at,
-        published_at: Some(published_at),
-    })
-}
-
-fn all_closing(decoded: &[Decoded]) -> bool {
+/// True when the partitions of all of them are being revoked.
+pub(super) fn all_closing<E>(decoded: &[Decoded<E>]) -> bool {
     decoded.iter().all(|one| one.record.ticket.partition().is_closing())
 }
 
 /// Interrupted: the offsets stay, the next owner reads the records again.
-fn release(decoded: Vec<Decoded>) {
+pub(super) fn release<E>(decoded: Vec<Decoded<E>>) {
     decoded.into_iter().for_each(|one| one.record.ticket.release());
 }

@@ -1,10 +1,11 @@
-//! The spine of a consumer: claim loops take records from the intake and run
-//! decode → plan → claim on a batch; what is due now goes to the dispatcher, and
-//! when its outcome is recorded the offset may move.
+//! The spine of a consumer: claim loops take records from the intake, a batch at
+//! a time, decode them and give them to the processor's [`Flow`]. When the outcome
+//! of a record is durable, its offset may move.
 
 mod batch;
 mod breaker;
 mod claims;
+mod notify;
 mod pending;
 mod retry;
 
@@ -32,18 +33,30 @@ pub use breaker::{BreakerLimits, DeadLetterBreaker};
 pub struct Parts {
     /// `[processor]`.
     pub config: config::Processor,
-    /// What the topics hold.
-    pub kind: RecordKind,
+    /// What is done with what was decoded.
+    pub flow: Flow,
     /// Bytes → event.
     pub decoder: Decoder,
-    /// Defaults of plans.
-    pub settings: Settings,
     /// The database.
     pub store: Store,
-    /// Sends and records.
-    pub dispatcher: Arc<Dispatcher>,
     /// Where undecodable records go.
     pub dead_letters: DeadLetters,
+}
+
+/// What a processor is for.
+pub enum Flow {
+    /// Events that ask for notifications: plan → claim → deliver → record.
+    Notify(Notify),
+}
+
+/// Parts of [`Flow::Notify`].
+pub struct Notify {
+    /// What the topics hold.
+    pub kind: RecordKind,
+    /// Defaults of plans.
+    pub settings: Settings,
+    /// Sends and records.
+    pub dispatcher: Arc<Dispatcher>,
 }
 
 /// Why a processor ended.

@@ -12,7 +12,7 @@ use super::wiring;
 use crate::decode::{Decoder, RecordKind};
 use crate::deliver::Providers;
 use crate::plan::Settings;
-use crate::processor::{self, Parts};
+use crate::processor::{self, Flow, Notify, Parts};
 use crate::topic::names::{self, Topic};
 use crate::topic::producer::Producer;
 use crate::topic::{Consumer, ConsumerOptions, DeadLetters};
@@ -49,11 +49,9 @@ pub async fn run_with(
     let producer = Arc::new(Producer::new(&config.kafka)?);
     let parts = Parts {
         config: config.processor.clone(),
-        kind,
+        flow: Flow::Notify(Notify { kind, settings: Settings::new(&config.plan)?, dispatcher }),
         decoder: Decoder::new(&config.registry, config.processor.payload_max_bytes)?,
-        settings: Settings::new(&config.plan)?,
         store,
-        dispatcher,
         dead_letters: DeadLetters::new(Arc::clone(&producer), group.clone()),
     };
     let consumer = Arc::new(Consumer::start(ConsumerOptions {

@@ -161,6 +161,7 @@ fn notification(event: &NotificationRequested) -> Value {
         ("purpose", text(event.purpose.as_str())),
         ("urgency", text(event.urgency.as_str())),
         ("channels", Value::Array(event.channels.iter().map(|channel| text(channel.as_str())).collect())),
+        ("strategy", text(event.strategy.as_str())),
         ("send_at", optional(event.send_at.map(time))),
         ("expires_at", optional(event.expires_at.map(time))),
         ("variables", Value::Map(variables.collect())),

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use crate::domain::{
-    Channel, NotificationRequested, PatientId, Purpose, Redacted, ResultUrgency, TestResultPublished, Urgency,
+    Channel, NotificationRequested, PatientId, Purpose, Redacted, ResultUrgency, Strategy as ChannelStrategy,
+    TestResultPublished, Urgency,
 };
 
 use super::*;
@@ -38,6 +39,7 @@ prop_compose! {
         purpose in prop::sample::select(Purpose::ALL),
         urgency in prop::sample::select(Urgency::ALL),
         channels in prop::sample::subsequence(Channel::ALL.to_vec(), 0..=3).prop_shuffle(),
+        strategy in prop::sample::select(ChannelStrategy::ALL),
         requested_at in time(),
         send_at in prop::option::of(time()),
         lifetime_ms in prop::option::of(1_i64..1_000_000),
@@ -50,7 +52,7 @@ prop_compose! {
             .map(|ms| Timestamp::from_millisecond(ms).unwrap());
         NotificationRequested {
             caller, idempotency_key, patient_id: PatientId::parse(&patient).unwrap(), recipient, purpose, urgency,
-            channels, send_at, expires_at, variables: Redacted::new(variables.into_iter().collect()), requested_at,
+            channels, strategy, send_at, expires_at, variables: Redacted::new(variables.into_iter().collect()), requested_at,
         }
     }
 }
@@ -82,7 +84,7 @@ proptest! {
         has_head in any::<bool>(),
     ) {
         let payload = if has_head { [head(id), bytes].concat() } else { bytes };
-        for kind in RecordKind::ALL {
+        for kind in [RecordKind::TestResult, RecordKind::Notification] {
             let _ = PREPARED.decode(kind, Some(&payload));
         }
     }

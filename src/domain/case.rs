@@ -1,0 +1,295 @@
+//! One notification with all of its deliveries, and what news does to it. Pure:
+//! whoever holds the rows locked loads a case, tells it the news in order, and
+//! writes what has changed.
+//!
+//! The notification's state is a function of its deliveries' states
+//! ([`Case::aggregate`]); each delivery's state is one of its own last outcome
+//! and its receipts ([`Standing`]).
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::fold::{Receipt, Standing};
+use super::ids::{DeliveryId, NotificationId};
+use super::notification::{Channel, Reason, State, Strategy};
+use super::update::Engagement;
+
+/// What becomes of a delivery's due time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// As it was.
+    Unchanged,
+    /// Nobody has to look at it any more.
+    Never,
+    /// Somebody has to, after this time.
+    After(Duration),
+}
+
+/// One delivery of a case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leg {
+    /// Which delivery.
+    pub delivery_id: DeliveryId,
+    /// Its channel.
+    pub channel: Channel,
+    /// Its place in the plan.
+    pub position: i16,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Who holds its claim.
+    pub owner: Option<Uuid>,
+    /// The claim.
+    pub epoch: i32,
+    /// What becomes of its due time.
+    pub due: Due,
+    /// It has to be written.
+    pub changed: bool,
+    /// It has no row yet.
+    pub is_new: bool,
+}
+
+/// An outcome of our own attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Own {
+    /// Under whose claim.
+    pub owner: Uuid,
+    /// Under which claim.
+    pub epoch: i32,
+    /// What it came to.
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+    /// When somebody has to look at it next.
+    pub due_after: Option<Duration>,
+}
+
+/// A line for the why-log, or a status change with its place in the sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// Of the notification's status changes; of a why-line: the last one's.
+    pub sequence: i32,
+    /// The new state.
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+    /// The channel that brought it; `None`: none did.
+    pub channel: Option<Channel>,
+}
+
+/// A notification and its deliveries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Case {
+    /// Which notification.
+    pub notification_id: NotificationId,
+    /// How its channels are used.
+    pub strategy: Strategy,
+    /// The plan's channels, in order.
+    pub channels: Vec<Channel>,
+    /// Where it stands.
+    pub state: State,
+    /// The cause of its last change.
+    pub reason: Reason,
+    /// Number of its last status change.
+    pub sequence: i32,
+    /// Its caller took it back.
+    pub cancelled: bool,
+    /// The most that its recipient is known to have done, and when.
+    pub engagement: Option<(Engagement, Timestamp)>,
+    /// Too late to be useful: no other channel is begun.
+    pub expired: bool,
+    /// Its deliveries, in the order of the plan.
+    pub legs: Vec<Leg>,
+    /// It has to be written.
+    pub changed: bool,
+    /// Status changes since it was loaded.
+    pub statuses: Vec<Change>,
+    /// Lines for the why-log since it was loaded.
+    pub why: Vec<Change>,
+}
+
+const fn waits(state: State) -> bool {
+    matches!(state, State::Held | State::Queued | State::TemporaryFailure)
+}
+
+const fn failed(state: State) -> bool {
+    matches!(state, State::PermanentFailure | State::TechnicalFailure | State::Suppressed)
+}
+
+impl Case {
+    /// A provider's word about one of its deliveries. False when it changes nothing.
+    pub fn receive(&mut self, delivery_id: DeliveryId, receipt: Receipt) -> bool {
+        let Some(at) = self.legs.iter().position(|leg| leg.delivery_id == delivery_id) else { return false };
+        let leg = &mut self.legs[at];
+        let next = leg.standing.received(receipt);
+        let moved = next.state != leg.standing.state;
+        // A word of progress that moves nothing decides nothing later either.
+        if next == leg.standing || !(moved || receipt.decides()) {
+            return false;
+        }
+        leg.standing = next;
+        leg.changed = true;
+        if moved {
+            leg.due = Due::Never;
+            self.moved(at);
+        }
+        moved
+    }
+
+    /// Our own attempt has an outcome. False when its claim was lost.
+    pub fn record(&mut self, delivery_id: DeliveryId, own: Own) -> bool {
+        let closed = self.closed();
+        let held = |leg: &Leg| {
+            leg.delivery_id == delivery_id && leg.owner == Some(own.owner) && leg.epoch == own.epoch
+        };
+        let Some(at) = self.legs.iter().position(held) else { return false };
+        let leg = &mut self.legs[at];
+        let (state, reason, due_after) = match closed {
+            // What would be tried again is not needed any more.
+            Some(closed) if waits(own.state) => (State::Cancelled, closed, None),
+            _ => (own.state, own.reason, own.due_after),
+        };
+        leg.standing = leg.standing.recorded(state, reason);
+        leg.due = match due_after {
+            Some(after) if leg.standing.state == state => Due::After(after),
+            _ => Due::Never,
+        };
+        if leg.standing.state != State::OutcomeUnknown {
+            leg.owner = None;
+        }
+        leg.changed = true;
+        self.moved(at);
+        true
+    }
+
+    /// Its caller takes it back: what waits is not sent, nothing new is begun.
+    /// What a provider has cannot be taken back. False when it changes nothing.
+    pub fn cancel(&mut self) -> bool {
+        if self.cancelled || self.state.is_terminal() {
+            return false;
+        }
+        self.cancelled = true;
+        self.changed = true;
+        self.close();
+        let (state, _) = self.aggregate();
+        self.announce(state, Reason::Cancelled, None);
+        true
+    }
+
+    /// Its recipient did something with it, here or in the portal: what still waits
+    /// is not needed. False when as much was known before.
+    pub fn engage(&mut self, engagement: Engagement, at: Timestamp) -> bool {
+        if self.engagement.is_some_and(|(known, _)| known >= engagement) {
+            return false;
+        }
+        self.engagement = Some((engagement, at));
+        self.changed = true;
+        self.close();
+        let (state, _) = self.aggregate();
+        let reason = match engagement {
+            Engagement::Seen => Reason::Seen,
+            Engagement::Read => Reason::Read,
+            Engagement::Acted => Reason::Acted,
+        };
+        self.announce(state, reason, None);
+        self.explain(state, reason, None);
+        true
+    }
+
+    /// Why nothing more may be begun; `None`: it may.
+    fn closed(&self) -> Option<Reason> {
+        let arrived = || self.legs.iter().any(|leg| leg.standing.state == State::Delivered);
+        if self.cancelled {
+            Some(Reason::Cancelled)
+        } else if self.engagement.is_some() || (self.strategy == Strategy::InOrder && arrived()) {
+            Some(Reason::Reached)
+        } else {
+            None
+        }
+    }
+
+    fn moved(&mut self, at: usize) {
+        let Leg { channel, standing, .. } = self.legs[at];
+        self.explain(standing.state, standing.reason, Some(channel));
+        self.close();
+        if failed(standing.state) {
+            self.begin_next(standing.reason);
+        }
+        let (state, reason) = self.aggregate();
+        if (state, reason) != (self.state, self.reason) {
+            self.announce(state, reason, Some(channel));
+        }
+    }
+
+    /// Calls off what waits, when nothing more may be begun.
+    fn close(&mut self) {
+        let Some(reason) = self.closed() else { return };
+        let waiting: Vec<usize> =
+            (0..self.legs.len()).filter(|&at| waits(self.legs[at].standing.state)).collect();
+        for at in waiting {
+            let leg = &mut self.legs[at];
+            leg.standing.state = State::Cancelled;
+            leg.standing.reason = reason;
+            leg.due = Due::Never;
+            leg.changed = true;
+            let channel = leg.channel;
+            self.explain(State::Cancelled, reason, Some(channel));
+        }
+    }
+
+    /// The next channel of the plan, when every one before it has failed.
+    fn begin_next(&mut self, reason: Reason) {
+        let all_failed = self.legs.iter().all(|leg| failed(leg.standing.state));
+        let position = self.legs.iter().map(|leg| leg.position + 1).max().unwrap_or(0);
+        let next = usize::try_from(position).ok().and_then(|at| self.channels.get(at)).copied();
+        let Some(channel) = next.filter(|_| {
+            all_failed && !self.expired && self.strategy == Strategy::InOrder && self.closed().is_none()
+        }) else {
+            return;
+        };
+        self.legs.push(Leg {
+            delivery_id: DeliveryId::for_channel(self.notification_id, channel),
+            channel,
+            position,
+            standing: Standing { state: State::Queued, reason, receipt: None },
+            owner: None,
+            epoch: 0,
+            due: Due::After(Duration::ZERO),
+            changed: true,
+            is_new: true,
+        });
+    }
+
+    /// What its deliveries come to together: the best that any of them has reached;
+    /// without one, the one that still runs; without one, how the last one ended.
+    #[must_use]
+    pub fn aggregate(&self) -> (State, Reason) {
+        const ORDER: [State; 7] = [
+            State::Delivered,
+            State::Sent,
+            State::Dispatching,
+            State::OutcomeUnknown,
+            State::TemporaryFailure,
+            State::Queued,
+            State::Held,
+        ];
+        let of = |state| self.legs.iter().find(|leg| leg.standing.state == state);
+        let leg = ORDER.into_iter().find_map(of).or(self.legs.last());
+        leg.map_or((self.state, self.reason), |leg| (leg.standing.state, leg.standing.reason))
+    }
+
+    fn announce(&mut self, state: State, reason: Reason, channel: Option<Channel>) {
+        self.sequence += 1;
+        (self.state, self.reason) = (state, reason);
+        self.changed = true;
+        self.statuses.push(Change { sequence: self.sequence, state, reason, channel });
+    }
+
+    fn explain(&mut self, state: State, reason: Reason, channel: Option<Channel>) {
+        self.why.push(Change { sequence: self.sequence, state, reason, channel });
+    }
+}
+
+#[cfg(test)]
+mod tests;

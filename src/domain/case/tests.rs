@@ -1,0 +1,185 @@
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::*;
+use crate::domain::update::ReceiptStatus;
+
+const OWNER: Uuid = Uuid::from_u128(7);
+
+fn id() -> NotificationId {
+    NotificationId(Uuid::from_u128(1))
+}
+
+fn delivery(channel: Channel) -> DeliveryId {
+    DeliveryId::for_channel(id(), channel)
+}
+
+fn leg(channel: Channel, position: i16, state: State) -> Leg {
+    Leg {
+        delivery_id: delivery(channel),
+        channel,
+        position,
+        standing: Standing { state, reason: Reason::DueNow, receipt: None },
+        owner: (state == State::Dispatching).then_some(OWNER),
+        epoch: 3,
+        due: Due::Unchanged,
+        changed: false,
+        is_new: false,
+    }
+}
+
+fn case(strategy: super::Strategy, legs: Vec<Leg>) -> Case {
+    Case {
+        notification_id: id(),
+        strategy,
+        channels: vec![Channel::Sms, Channel::Email],
+        state: legs[0].standing.state,
+        reason: Reason::DueNow,
+        sequence: 1,
+        cancelled: false,
+        engagement: None,
+        expired: false,
+        legs,
+        changed: false,
+        statuses: Vec::new(),
+        why: Vec::new(),
+    }
+}
+
+fn in_order(state: State) -> Case {
+    case(super::Strategy::InOrder, vec![leg(Channel::Sms, 0, state)])
+}
+
+fn own(state: State, reason: Reason) -> Own {
+    Own { owner: OWNER, epoch: 3, state, reason, due_after: None }
+}
+
+fn word(status: ReceiptStatus, second: i64) -> Receipt {
+    Receipt { status, at: Timestamp::from_second(second).unwrap() }
+}
+
+fn states(case: &Case) -> Vec<State> {
+    case.statuses.iter().map(|change| change.state).collect()
+}
+
+#[test]
+fn a_failure_by_receipt_starts_the_next_channel() {
+    let mut case = in_order(State::Sent);
+    assert!(case.receive(delivery(Channel::Sms), word(ReceiptStatus::Undelivered, 1)));
+    assert_eq!(case.legs.len(), 2);
+    assert_eq!((case.legs[1].channel, case.legs[1].standing.state), (Channel::Email, State::Queued));
+    assert!(case.legs[1].is_new);
+    assert_eq!((case.state, case.reason), (State::Queued, Reason::Undelivered));
+}
+
+#[test]
+fn late_delivery_calls_off_the_next_channel() {
+    let mut case = in_order(State::Sent);
+    case.receive(delivery(Channel::Sms), word(ReceiptStatus::Undelivered, 1));
+    case.receive(delivery(Channel::Sms), word(ReceiptStatus::Delivered, 2));
+    assert_eq!(case.legs[1].standing.state, State::Cancelled);
+    assert_eq!((case.legs[1].standing.reason, case.legs[1].due), (Reason::Reached, Due::Never));
+    assert_eq!(states(&case), [State::Queued, State::Delivered]);
+}
+
+#[test]
+fn what_was_read_is_not_sent_again_by_another_channel() {
+    let mut case = in_order(State::Sent);
+    assert!(case.engage(Engagement::Read, Timestamp::UNIX_EPOCH));
+    assert!(!case.engage(Engagement::Seen, Timestamp::UNIX_EPOCH), "less than is known");
+    case.receive(delivery(Channel::Sms), word(ReceiptStatus::Bounced, 1));
+    assert_eq!(case.legs.len(), 1, "no next channel");
+    assert_eq!(case.state, State::PermanentFailure);
+}
+
+#[test]
+fn an_expired_one_begins_no_channel() {
+    let mut case = in_order(State::Sent);
+    case.expired = true;
+    case.receive(delivery(Channel::Sms), word(ReceiptStatus::Bounced, 1));
+    assert_eq!((case.legs.len(), case.state), (1, State::PermanentFailure));
+}
+
+#[test]
+fn a_receipt_during_the_call_meets_the_outcome() {
+    for status in [ReceiptStatus::Delivered, ReceiptStatus::Sent] {
+        let mut case = in_order(State::Dispatching);
+        case.receive(delivery(Channel::Sms), word(status, 1));
+        assert_eq!(case.legs[0].owner, Some(OWNER), "the sender still records");
+        assert!(case.record(delivery(Channel::Sms), own(State::TemporaryFailure, Reason::ProviderError)));
+        assert_ne!(case.state, State::TemporaryFailure, "{status}: it is not sent again");
+        assert_eq!(case.legs[0].due, Due::Never);
+    }
+}
+
+#[test]
+fn a_claim_that_was_lost_records_nothing() {
+    let mut case = in_order(State::Dispatching);
+    let stale = Own { epoch: 2, ..own(State::Sent, Reason::ProviderAccepted) };
+    assert!(!case.record(delivery(Channel::Sms), stale));
+    assert!(case.record(delivery(Channel::Sms), own(State::Sent, Reason::ProviderAccepted)));
+    assert!(!case.record(delivery(Channel::Sms), own(State::Sent, Reason::ProviderAccepted)), "twice");
+}
+
+#[test]
+fn cancelling_stops_what_waits_and_what_would_be_tried_again() {
+    let mut held = in_order(State::Held);
+    assert!(held.cancel() && !held.cancel());
+    assert_eq!((held.state, held.legs[0].due), (State::Cancelled, Due::Never));
+
+    let mut flying = in_order(State::Dispatching);
+    assert!(flying.cancel());
+    assert_eq!(flying.state, State::Dispatching);
+    flying.record(delivery(Channel::Sms), own(State::TemporaryFailure, Reason::ProviderError));
+    assert_eq!((flying.state, flying.legs.len()), (State::Cancelled, 1));
+
+    let mut sent = in_order(State::Delivered);
+    assert!(!sent.cancel(), "it has arrived");
+}
+
+#[test]
+fn side_by_side_one_arrival_calls_nothing_off_and_a_reading_does() {
+    let legs = || vec![leg(Channel::Sms, 0, State::Sent), leg(Channel::Email, 1, State::TemporaryFailure)];
+    let mut arrived = case(super::Strategy::AllAtOnce, legs());
+    arrived.receive(delivery(Channel::Sms), word(ReceiptStatus::Delivered, 1));
+    assert_eq!(arrived.legs[1].standing.state, State::TemporaryFailure);
+    let mut read = case(super::Strategy::AllAtOnce, legs());
+    read.engage(Engagement::Read, Timestamp::UNIX_EPOCH);
+    assert_eq!(read.legs[1].standing.state, State::Cancelled);
+    assert_eq!(read.state, State::Sent);
+}
+
+#[test]
+fn side_by_side_the_best_counts_and_a_failure_begins_nothing() {
+    let legs = vec![leg(Channel::Sms, 0, State::Dispatching), leg(Channel::Email, 1, State::Dispatching)];
+    let mut case = case(super::Strategy::AllAtOnce, legs);
+    case.record(delivery(Channel::Email), own(State::Sent, Reason::ProviderAccepted));
+    case.record(delivery(Channel::Sms), own(State::PermanentFailure, Reason::InvalidAddress));
+    assert_eq!((case.state, case.legs.len()), (State::Sent, 2));
+    case.receive(delivery(Channel::Email), word(ReceiptStatus::Bounced, 1));
+    assert_eq!(case.state, State::PermanentFailure);
+}
+
+proptest! {
+    #[test]
+    fn sequences_have_no_gap_and_the_last_status_is_the_state(
+        news in prop::collection::vec((select(ReceiptStatus::ALL), 0_i64..4, any::<Index>()), 0..12),
+        cancel_at in any::<Index>(),
+    ) {
+        let mut case = in_order(State::Sent);
+        for (number, (status, second, which)) in news.iter().enumerate() {
+            if number == cancel_at.index(24) {
+                case.cancel();
+            }
+            let which = case.legs[which.index(case.legs.len())].delivery_id;
+            case.receive(which, word(*status, *second));
+        }
+        let sequences: Vec<i32> = case.statuses.iter().map(|change| change.sequence).collect();
+        let expected: Vec<i32> = (2..).take(sequences.len()).collect();
+        prop_assert_eq!(sequences, expected);
+        if let Some(last) = case.statuses.last() {
+            prop_assert_eq!((last.state, last.reason), (case.state, case.reason));
+        }
+        prop_assert!(case.legs.len() <= case.channels.len());
+    }
+}

@@ -4,7 +4,7 @@ use apache_avro::types::Value;
 
 use crate::domain::{
     Channel, DeliveryId, DeliveryRef, Engagement, Fact, NotificationId, NotificationUpdate, PatientId,
-    Purpose, ReceiptStatus, RecipientId,
+    Purpose, ReceiptStatus,
 };
 
 use super::Rejected;
@@ -67,7 +67,7 @@ fn fact(kind: &str, parts: Parts) -> Result<Fact, Rejected> {
             Ok(Engagement::parse(&engagement)
                 .map_or(Fact::Unknown, |engagement| Fact::Engaged { notification_id, engagement }))
         }
-        "opt_out" | "opt_in" => consent(kind == "opt_in", &parts),
+        "opt_out" | "opt_in" => consent(kind == "opt_in", parts),
         "cancel" => Ok(Fact::Cancelled {
             notification_id: needed("notification_id", "a cancellation", parts.notification_id)?,
         }),
@@ -86,8 +86,8 @@ fn receipt(parts: Parts) -> Result<Fact, Rejected> {
     }))
 }
 
-fn consent(granted: bool, parts: &Parts) -> Result<Fact, Rejected> {
-    let recipient = needed("recipient", "an opt_out or opt_in", parts.recipient.as_deref())?;
+fn consent(granted: bool, parts: Parts) -> Result<Fact, Rejected> {
+    let recipient = needed("recipient", "an opt_out or opt_in", parts.recipient)?;
     let unknown = |word: &Option<String>| word.as_deref() == Some(UNKNOWN);
     // Narrower than this version can express: taken as said of everything, an
     // opt-in would grant too much. An opt-out for everything is the safe reading.
@@ -95,7 +95,7 @@ fn consent(granted: bool, parts: &Parts) -> Result<Fact, Rejected> {
         return Ok(Fact::Unknown);
     }
     Ok(Fact::Consent {
-        recipient_id: RecipientId::from_external(recipient),
+        recipient,
         channel: parts.channel.as_deref().and_then(Channel::parse),
         purpose: parts.purpose.as_deref().and_then(Purpose::parse),
         granted,

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::ids::{DeliveryId, NotificationId, PatientId, RecipientId};
+use super::ids::{DeliveryId, NotificationId, PatientId};
 use super::notification::{Channel, Purpose};
 
 super::notification::words! {
@@ -71,8 +71,8 @@ pub enum Fact {
     },
     /// The recipient's consent changed.
     Consent {
-        /// Whose.
-        recipient_id: RecipientId,
+        /// Whose, by the portal's identifier; see [`RecipientId::from_external`](super::RecipientId::from_external).
+        recipient: String,
         /// On which channel; `None`: on all.
         channel: Option<Channel>,
         /// For which purpose; `None`: for all.

@@ -7,7 +7,7 @@
 //! the common one, so that urgent records find places whatever bulk is doing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
@@ -72,6 +72,8 @@ pub struct Intake {
     shards: Vec<Shard>,
     in_flight: Arc<Semaphore>,
     bulk_in_flight: Arc<Semaphore>,
+    /// The last urgent record that waited was taken since somebody looked.
+    caught_up: AtomicBool,
 }
 
 impl Intake {
@@ -83,6 +85,7 @@ impl Intake {
             shards: (0..shards.max(1)).map(|_| Shard::default()).collect(),
             in_flight: Arc::new(Semaphore::new(in_flight_max)),
             bulk_in_flight: Arc::new(Semaphore::new(bulk_in_flight_max)),
+            caught_up: AtomicBool::new(false),
         }
     }
 
@@ -163,11 +166,13 @@ impl Intake {
         self.shards.iter().any(|shard| shard.urgent.any_waits())
     }
 
-    /// True while bulk topics should not be read: urgent records wait, or nothing
-    /// more can be in flight. Bulk alone cannot bring this about.
+    /// True when urgent records have waited without a gap since the last look, or
+    /// nothing more can be in flight: bulk topics should then not be read. Bulk
+    /// alone cannot bring this about. For one observer.
     #[must_use]
     pub fn is_pressed(&self) -> bool {
-        self.in_flight.available_permits() == 0 || self.urgent_waits()
+        let caught_up = self.caught_up.swap(false, Ordering::Relaxed);
+        self.in_flight.available_permits() == 0 || (self.urgent_waits() && !caught_up)
     }
 
     fn has_bulk(&self) -> bool {
@@ -185,6 +190,7 @@ impl Intake {
             return taken;
         }
         if taken > 0 {
+            self.caught_up.store(true, Ordering::Relaxed);
             // Other loops may have waited for just these.
             self.notify_all();
         }

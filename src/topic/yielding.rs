@@ -61,8 +61,8 @@ mod tests {
     #[test]
     fn what_is_taken_in_time_throws_nothing() {
         assert_eq!(turns(|_| false), []);
-        // Fifty a second, each waiting for most of the time until the next one.
-        assert_eq!(turns(|ms| ms % 100 < 90), []);
+        // With a gap in every 100 ms.
+        assert_eq!(turns(|ms| ms % 100 < 80), []);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod back_pressure;
 mod bad_records;
+mod bulk_lane;
 mod dependency_away;
 mod front;
 mod harness;

@@ -114,6 +114,23 @@ fn bulk_has_so_many_places_and_urgent_records_do_not_need_them() {
 }
 
 #[test]
+fn who_keeps_up_with_urgent_records_is_not_pressed_by_them() {
+    let intake = Intake::new(1, 1000, 100);
+    let urgent = filled(0, 1);
+    intake.add(&filled_bulk(0, 1));
+    intake.add(&urgent);
+    let mut taken = vec![];
+    for offset in 1..5 {
+        // At every look one waits, but never the same one.
+        intake.take(0, 1, &mut taken);
+        urgent.push(Arrival { offset, timestamp_ms: 0, key: None, payload: None, headers: vec![] });
+        assert!(!intake.is_pressed());
+    }
+    assert!(intake.is_pressed());
+    settle(taken);
+}
+
+#[test]
 fn no_place_in_flight_is_pressure() {
     let intake = Intake::new(1, 2, 1);
     assert!(!intake.is_pressed());

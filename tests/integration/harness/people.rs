@@ -3,7 +3,8 @@
 use jiff::civil::time;
 use jiff::{SignedDuration, Timestamp};
 use patient_notify::domain::{
-    Channel, PatientId, QuietHours, Redacted, Relation, ResultUrgency, TestResultPublished,
+    Channel, NotificationRequested, PatientId, Purpose, QuietHours, Redacted, Relation, ResultUrgency,
+    Strategy, TestResultPublished, Urgency,
 };
 use patient_notify::record::recipients::{ContactPointUpsert, RecipientUpsert};
 use patient_notify::topic::sample::{SampleOptions, sample_patient, sample_results};
@@ -58,6 +59,35 @@ pub fn result(number: u64, result_id: &str) -> TestResultPublished {
         urgency: ResultUrgency::Normal,
         released_at,
         available_at: released_at,
+    }
+}
+
+/// The n-th patient, who can be reached by this channel alone.
+pub fn only(channel: Channel, number: u64) -> RecipientUpsert {
+    let mut only = recipient(number);
+    only.channel_order = vec![channel];
+    only.contact_points.retain(|point| point.channel == channel);
+    only
+}
+
+/// Who asks in [`request`].
+pub const CALLER: &str = "tests";
+
+/// A request for a message of the portal to a patient.
+pub fn request(number: u64, key: &str, urgency: Urgency) -> NotificationRequested {
+    NotificationRequested {
+        caller: CALLER.to_owned(),
+        idempotency_key: key.to_owned(),
+        patient_id: patient(number),
+        recipient: None,
+        purpose: Purpose::General,
+        urgency,
+        channels: Vec::new(),
+        strategy: Strategy::InOrder,
+        send_at: None,
+        expires_at: None,
+        variables: Redacted::default(),
+        requested_at: Timestamp::now(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use deadpool_postgres::Pool;
 use futures::{StreamExt as _, stream};
 use patient_notify::config::Config;
-use patient_notify::domain::{State, TestResultPublished};
+use patient_notify::domain::{NotificationRequested, State, TestResultPublished};
 use patient_notify::record::recipients::{RecipientUpsert, upsert_many};
 use patient_notify::record::{Owner, Store, migrate, pool};
 use patient_notify::sandbox::{Sandbox, SandboxOptions};
@@ -165,6 +165,25 @@ impl World {
             .buffered(PUBLISH_IN_FLIGHT)
             .collect()
             .await
+    }
+
+    /// Publishes requests on [`NOTIFICATIONS`] or [`NOTIFICATIONS_BULK`], those of one
+    /// patient in this order.
+    ///
+    /// [`NOTIFICATIONS`]: patient_notify::topic::names::NOTIFICATIONS
+    /// [`NOTIFICATIONS_BULK`]: patient_notify::topic::names::NOTIFICATIONS_BULK
+    pub async fn publish_requests(&self, topic: &Topic, requests: &[NotificationRequested]) {
+        self.encoder.schema_id(topic).await.expect("our schema in the registry");
+        let name = self.topic(topic);
+        let mut sends = stream::iter(requests)
+            .map(async |request| {
+                let payload = self.encoder.notification(topic, request).await;
+                let payload = payload.expect("a request that fits its schema");
+                let key = request.patient_id.as_str().as_bytes();
+                self.producer.send(&name, Some(key), Some(&payload), &[]).await.expect("an acknowledgement")
+            })
+            .buffered(PUBLISH_IN_FLIGHT);
+        while sends.next().await.is_some() {}
     }
 
     /// A result's value in the registry's wire format.

@@ -226,10 +226,10 @@ pub fn bulk_resting(partitions: u64) {
     }
 }
 
-/// Bulk partitions began to rest for urgent work.
-pub fn bulk_rest() {
+/// A partition was paused, because it is full or for urgent work.
+pub fn partition_paused(cause: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {
-        i.intake.bulk_rests.add(1, &[]);
+        i.intake.pauses.add(1, &[word("cause", cause)]);
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Intake {
     pub(super) dead_letters: Counter<u64>,
     pub(super) breaker_open: Gauge<u64>,
     pub(super) partitions: Gauge<u64>,
-    pub(super) bulk_rests: Counter<u64>,
+    pub(super) pauses: Counter<u64>,
     pub(super) commits: Counter<u64>,
     pub(super) rebalances: Counter<u64>,
     pub(super) rebalance_pauses: Histogram<f64>,
@@ -44,12 +44,7 @@ impl Intake {
                 "{partition}",
                 "Partitions in hand; paused ones, and bulk ones that rest for urgent work, of them",
             ),
-            bulk_rests: counter(
-                meter,
-                "bulk_rests",
-                "{rest}",
-                "Times that bulk partitions began to rest for urgent work",
-            ),
+            pauses: counter(meter, "partition_pauses", "{pause}", "Pauses of partitions by cause"),
             commits: counter(meter, "commits", "{commit}", "Offset commits by result"),
             rebalances: counter(meter, "rebalances", "{rebalance}", "Rebalances by kind"),
             rebalance_pauses: seconds(

@@ -8,7 +8,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::group::{GroupContext, Shared, committable};
 use super::partition::{Arrival, Partition};
@@ -115,6 +115,7 @@ fn deliver(
     partition.push(arrival);
     shared.intake.notify(&partition);
     if partition.is_full() && !partition.is_paused() {
+        metrics::partition_paused("full");
         pause_or_resume(consumer, &[partition], true);
     }
 }
@@ -122,15 +123,19 @@ fn deliver(
 /// A partition is paused while its queue is full, one of a bulk topic also while
 /// bulk rests for urgent work; it goes on when neither is so.
 fn pause_and_resume(shared: &Shared, consumer: &BaseConsumer<GroupContext>, yielding: &mut Yielding) {
-    let rested = yielding.rests();
     let rests = yielding.observe(shared.intake.is_pressed(), Instant::now());
-    let (mut pause, mut resume, mut bulk) = (Vec::new(), Vec::new(), 0);
+    let (mut pause, mut resume, mut resting) = (Vec::new(), Vec::new(), 0);
     for partition in shared.partitions() {
         let yields = rests && partition.bulk;
-        bulk += u64::from(yields);
+        resting += u64::from(yields);
         let wanted = yields || partition.is_full();
-        if wanted != partition.is_paused() {
-            if wanted { &mut pause } else { &mut resume }.push(partition);
+        match (partition.is_paused(), wanted) {
+            (false, true) => {
+                metrics::partition_paused(if yields { "urgent_work" } else { "full" });
+                pause.push(partition);
+            }
+            (true, false) => resume.push(partition),
+            (true, true) | (false, false) => {}
         }
     }
     if !pause.is_empty() {
@@ -139,11 +144,7 @@ fn pause_and_resume(shared: &Shared, consumer: &BaseConsumer<GroupContext>, yiel
     if !resume.is_empty() {
         pause_or_resume(consumer, &resume, false);
     }
-    metrics::bulk_resting(bulk);
-    if bulk > 0 && !rested {
-        metrics::bulk_rest();
-        debug!(partitions = bulk, "bulk rests for urgent work");
-    }
+    metrics::bulk_resting(resting);
 }
 
 /// What the partitions hold, as metrics.

@@ -2,39 +2,34 @@
 
 use std::time::{Duration, Instant};
 
-/// Urgent work must have waited this long without a gap before bulk rests.
+/// Urgent work must have waited this long without a gap before bulk rests: a
+/// shorter wait is everyday, and with steady urgent traffic bulk has to move too.
 const RESTS_AFTER: Duration = Duration::from_millis(100);
-/// And nothing may have waited for this long before bulk goes on.
+/// And no such wait may have been for this long before bulk goes on.
 const GOES_ON_AFTER: Duration = Duration::from_millis(200);
 
 /// A switch with inertia. A pause makes librdkafka drop what it has fetched ahead,
 /// so bulk must not be paused and resumed with every urgent record that comes.
 #[derive(Debug, Default)]
 pub(super) struct Yielding {
-    rests: bool,
-    /// Since when what was seen has differed from what is in force.
-    differs_since: Option<Instant>,
+    /// Since when every look has found pressure.
+    pressed_since: Option<Instant>,
+    /// When pressure was last found to have lasted.
+    pressed_at: Option<Instant>,
 }
 
 impl Yielding {
-    /// Whether bulk partitions are to rest, as it was seen last.
-    pub(super) const fn rests(&self) -> bool {
-        self.rests
-    }
-
     /// Takes in what is seen now; true while bulk partitions are to rest.
     pub(super) fn observe(&mut self, pressed: bool, now: Instant) -> bool {
-        if pressed == self.rests {
-            self.differs_since = None;
-            return self.rests;
+        if pressed {
+            let since = *self.pressed_since.get_or_insert(now);
+            if now.duration_since(since) >= RESTS_AFTER {
+                self.pressed_at = Some(now);
+            }
+        } else {
+            self.pressed_since = None;
         }
-        let since = *self.differs_since.get_or_insert(now);
-        let after = if self.rests { GOES_ON_AFTER } else { RESTS_AFTER };
-        if now.duration_since(since) >= after {
-            self.rests = pressed;
-            self.differs_since = None;
-        }
-        self.rests
+        self.pressed_at.is_some_and(|at| now.duration_since(at) < GOES_ON_AFTER)
     }
 }
 
@@ -43,7 +38,7 @@ mod tests {
     use super::*;
 
     /// Looks every 20 ms, as the poll thread does, at what `pressed` says of each
-    /// millisecond; how often the switch was thrown.
+    /// millisecond; when the switch was thrown.
     fn turns(pressed: impl Fn(u64) -> bool) -> Vec<(u64, bool)> {
         let (mut yielding, begun) = (Yielding::default(), Instant::now());
         let mut thrown: Vec<(u64, bool)> = Vec::new();
@@ -66,9 +61,12 @@ mod tests {
     }
 
     #[test]
-    fn it_rests_after_a_wait_without_a_gap_and_goes_on_after_calm_without_a_gap() {
-        assert_eq!(turns(|ms| (1000..2000).contains(&ms)), [(1100, true), (2200, false)]);
-        // A record now and then while it rests does not let it flap.
-        assert_eq!(turns(|ms| (1000..2000).contains(&ms) || (ms > 2000 && ms % 200 < 20)), [(1100, true)]);
+    fn it_rests_after_a_lasting_wait_and_goes_on_when_there_was_none_for_a_while() {
+        let wait = |ms| (1000..2000).contains(&ms);
+        assert_eq!(turns(wait), [(1100, true), (2180, false)]);
+        // Short gaps while it rests do not let it flap.
+        assert_eq!(turns(|ms| wait(ms) && ms % 300 < 280), [(1100, true), (2180, false)]);
+        // Steady traffic that is kept up with afterwards does not hold it for ever.
+        assert_eq!(turns(|ms| wait(ms) || (ms > 2000 && ms % 100 < 80)), [(1100, true), (2180, false)]);
     }
 }

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use patient_notify::domain::{Channel, DeliveryId, NotificationId, Urgency};
+use patient_notify::domain::{Channel, DeliveryId, NotificationId, NotificationRequested, Urgency};
 use patient_notify::sandbox::ChannelFaults;
 use patient_notify::topic::names::{NOTIFICATIONS, NOTIFICATIONS_BULK};
 use tokio_stream::wrappers::IntervalStream;
 
-use crate::harness::{CALLER, World, eventually, only, request};
+use crate::harness::{CALLER, World, eventually, only, request, stays};
 
 const CONSUMER: &str = "consumer-notification";
 const RESTING: &str = "patient_notify_partitions{state=\"resting_for_urgent\"}";
-const RESTS: &str = "patient_notify_bulk_rests_total";
+const PAUSES: &str = "patient_notify_partition_pauses_total{cause=\"urgent_work\"}";
 const SOON: Duration = Duration::from_secs(60);
 
 const BULK: u64 = 200_000;
@@ -107,7 +107,7 @@ async fn urgent_messages_keep_their_objective_while_two_hundred_thousand_bulk_on
     eventually("bulk moves while nothing urgent waits", SOON, async || received() >= 500).await;
     let (bulk_before, begun) = (received(), Instant::now());
     let urgent = publish_urgent(&world).await;
-    let (rests, resting) = (consumer.metric(RESTS).await, consumer.metric(RESTING).await);
+    let pauses = consumer.metric(PAUSES).await;
     eventually("all urgent messages are with their providers", SOON, async || {
         ways(&world, &urgent).len() == URGENT
     })
@@ -131,10 +131,136 @@ async fn urgent_messages_keep_their_objective_while_two_hundred_thousand_bulk_on
         assert!(percentile(&of_it, 99) <= OBJECTIVE, "{urgency}");
     }
     println!(
-        "bulk: {bulk_before} before, {bulk_after} after {elapsed:?} of urgent messages; {rests} rests, {resting} partitions resting at the end"
+        "bulk: {bulk_before} before, {bulk_after} after {elapsed:?} of urgent messages; \
+         {pauses} pauses of its 30 partitions for them"
     );
     assert!(bulk_after < BULK, "bulk ran dry: it was no campaign that saturates the system");
     assert_eq!(world.sandbox.log.stats().duplicates, 0);
     consumer.terminate();
     assert_eq!(consumer.wait().await.code(), Some(0), "{}", consumer.log());
+}
+
+const TINY: [(&str, &str); 3] = [
+    ("PATIENT_NOTIFY_PROCESSOR__IN_FLIGHT_MAX", "16"),
+    ("PATIENT_NOTIFY_PROCESSOR__BULK_IN_FLIGHT_MAX", "4"),
+    ("PATIENT_NOTIFY_PROCESSOR__BATCH_MAX_RECORDS", "8"),
+];
+
+/// Requests `{name}-{nth}` of patients `first` to `first + count - 1`.
+fn requests(name: &str, first: u64, count: u64, urgency: Urgency) -> Vec<NotificationRequested> {
+    (first..first + count).map(|number| request(number, &format!("{name}-{number}"), urgency)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_that_hangs_leaves_places_for_urgent_messages() {
+    let world = World::new().await;
+    // Bulk goes by text message, and that provider takes it and never answers.
+    let of_bulk = (1..=60).map(|number| only(Channel::Sms, number));
+    let of_urgent = (101..=160).map(|number| only(Channel::Push, number));
+    world.load(&of_bulk.chain(of_urgent).collect::<Vec<_>>()).await;
+    let hangs = ChannelFaults { hang_percent: 100, ..Default::default() };
+    world.sandbox.faults.set(Channel::Sms, hangs);
+    world.publish_requests(&NOTIFICATIONS_BULK, &requests("bulk", 1, 60, Urgency::Bulk)).await;
+    let mut consumer = world.process(CONSUMER, &TINY);
+    let calling = async || world.count("delivery WHERE urgency = 'bulk' AND state = 'dispatching'").await;
+    eventually("bulk has all of its places", SOON, async || calling().await == 4).await;
+
+    world.publish_requests(&NOTIFICATIONS, &requests("urgent", 101, 60, Urgency::Normal)).await;
+    eventually("all urgent messages are sent", SOON, async || {
+        let calling = calling().await;
+        assert!(calling <= 4, "{calling} bulk messages in flight");
+        world.count("notification WHERE urgency = 'normal' AND state = 'sent'").await == 60
+    })
+    .await;
+    assert_eq!(world.sandbox.log.count(Channel::Push), 60);
+    consumer.terminate();
+    assert_eq!(consumer.wait().await.code(), Some(0), "{}", consumer.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_rests_while_urgent_messages_wait_and_goes_on_after_them() {
+    let world = World::new().await;
+    world.load(&(1..=1_000).map(|number| only(Channel::Sms, number)).collect::<Vec<_>>()).await;
+    answer_in(&world, 200);
+    world.publish_requests(&NOTIFICATIONS, &requests("urgent", 1, 600, Urgency::Normal)).await;
+    world.publish_requests(&NOTIFICATIONS_BULK, &requests("bulk", 601, 400, Urgency::Bulk)).await;
+    let mut consumer = world.process(CONSUMER, &TINY);
+    eventually("the bulk topic's partitions rest", SOON, async || consumer.metric(RESTING).await >= 3.0)
+        .await;
+    // How much bulk was claimed, while urgent messages beyond one batch a loop wait.
+    let claimed = async || {
+        let count = |urgency: &str| format!("notification WHERE urgency = '{urgency}'");
+        let bulk = world.count(&count("bulk")).await;
+        (world.count(&count("normal")).await < 600 - 2 * 16).then_some(bulk)
+    };
+    let begun = claimed().await.expect("urgent messages wait when bulk rests");
+    stays("no bulk is taken", Duration::from_secs(2), async || {
+        claimed().await.is_none_or(|bulk| bulk == begun)
+    })
+    .await;
+
+    // A stop right now must not hang, paused as the partitions are.
+    consumer.terminate();
+    assert_eq!(consumer.wait().await.code(), Some(0), "{}", consumer.log());
+    assert_eq!(consumer.logged("left the consumer group"), 1);
+
+    world.sandbox.faults.clear();
+    let mut second = world.process(CONSUMER, &TINY);
+    let worker = world.process("wrk-notifications", &[]);
+    world.until_sent(1_000, SOON).await;
+    eventually("no partition rests", SOON, async || second.metric(RESTING).await < 0.5).await;
+    world.assert_each_once().await;
+    drop(worker);
+}
+
+/// Rows as a night of quiet hours leaves them: `$1` bulk messages, due for an hour.
+const DUE_BULK: &str = "
+WITH new AS (
+    INSERT INTO notification (notification_id, patient_id, recipient_id, purpose, urgency, state, reason,
+           fingerprint, channels, locale, source_topic, source_partition, source_offset, published_at,
+           expires_at)
+    SELECT gen_random_uuid(), external_id, recipient_id, 'general', 'bulk', 'held', 'quiet_hours', '',
+           '{sms}', 'en', 'bulk', 0, nth, now() - interval '9 hours', now() + interval '1 day'
+      FROM recipient, generate_series(1, $1::int) AS nth
+    RETURNING *
+)
+INSERT INTO delivery (delivery_id, notification_id, recipient_id, channel, position, urgency, state, reason,
+       due_at, expires_at)
+SELECT gen_random_uuid(), notification_id, recipient_id, 'sms', 0, urgency, state, reason,
+       now() - interval '1 hour', expires_at
+  FROM new";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn due_rows_of_bulk_do_not_delay_an_urgent_one() {
+    let world = World::new().await;
+    world.load(&(1..=100).map(|number| only(Channel::Sms, number)).collect::<Vec<_>>()).await;
+    let client = world.pool.get().await.unwrap();
+    assert_eq!(client.execute(DUE_BULK, &[&200]).await.unwrap(), 20_000);
+    client.batch_execute("ANALYZE").await.unwrap();
+    answer_in(&world, 200);
+    let of_worker = [("PATIENT_NOTIFY_WORKERS__IN_FLIGHT_MAX", "16")];
+    let worker = world.process("wrk-notifications", &of_worker);
+    let calling = async || world.count("delivery WHERE urgency = 'bulk' AND state = 'dispatching'").await;
+    eventually("bulk has half of the worker's places", SOON, async || calling().await == 8).await;
+
+    // Due now, after all of them: a retry, in effect.
+    let urgent = DUE_BULK.replace("'bulk', 'held'", "'critical', 'queued'").replace("1 hour", "0 hours");
+    assert_eq!(client.execute(&urgent, &[&1]).await.unwrap(), 100);
+    eventually("the critical ones are sent", SOON, async || {
+        let calling = calling().await;
+        assert!(calling <= 8, "{calling} bulk messages in flight");
+        world.count("notification WHERE urgency = 'critical' AND state = 'sent'").await == 100
+    })
+    .await;
+    let bulk = world.count("notification WHERE urgency = 'bulk' AND state = 'sent'").await;
+    assert!(bulk < 10_000, "{bulk} bulk messages went first");
+    eventually("bulk goes on", SOON, async || {
+        world.count("notification WHERE urgency = 'bulk' AND state = 'sent'").await > bulk
+    })
+    .await;
+    for index in ["delivery_due_urgent", "delivery_due_bulk"] {
+        let read = format!("pg_stat_user_indexes WHERE indexrelname = '{index}' AND idx_scan > 0");
+        eventually(index, SOON, async || world.count(&read).await == 1).await;
+    }
+    drop(worker);
 }

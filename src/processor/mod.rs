@@ -174,10 +174,10 @@ fn register_probes(
             return Ok(()); // A restart would not help.
         }
         let limit = Duration::from_millis(slot_deadline_ms);
-        match of_slots.partitions().iter().find(|one| one.oldest_age().is_some_and(|age| age > limit)) {
+        match of_slots.partitions().iter().find(|one| one.oldest_taken_age().is_some_and(|age| age > limit)) {
             None => Ok(()),
             Some(stuck) => Err(format!(
-                "{}/{} has had a record in hand for more than {slot_deadline_ms} ms",
+                "a record of {}/{} has been worked on for more than {slot_deadline_ms} ms",
                 stuck.topic, stuck.partition
             )),
         }

@@ -165,10 +165,12 @@ impl Partition {
             return 0;
         }
         let count = inner.queue.len().min(max);
+        let now = Instant::now();
         for _ in 0..count {
             let Some(mut record) = inner.queue.pop_front() else { break };
             inner.queue_bytes -= record.bytes();
             inner.outstanding += 1;
+            inner.ledger.take(record.ticket.offset, now);
             record.ticket.taken = true;
             into.push(record);
         }
@@ -262,6 +264,13 @@ impl Partition {
     #[must_use]
     pub fn oldest_age(&self) -> Option<Duration> {
         self.inner.lock().ledger.oldest_since().map(|since| since.elapsed())
+    }
+
+    /// How long that record has been worked on; `None` while it waits in the queue,
+    /// which may take long and is no fault.
+    #[must_use]
+    pub fn oldest_taken_age(&self) -> Option<Duration> {
+        self.inner.lock().ledger.oldest_taken_since().map(|since| since.elapsed())
     }
 
     /// True when a ticket was dropped without being settled while the partition

@@ -53,10 +53,7 @@ pub(super) fn poll_loop(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContex
             }
             wait = Duration::ZERO;
         }
-        // Not on the way out: a pause right before the close makes it wait for ever.
-        if !shared.stopping.load(Ordering::Acquire) {
-            pause_and_resume(shared, &consumer, &mut yielding);
-        }
+        pause_and_resume(shared, &consumer, &mut yielding);
         observe(shared);
         let interval = Duration::from_millis(shared.options.processor.commit_interval_ms);
         if last_commit.elapsed() >= interval
@@ -116,7 +113,7 @@ fn deliver(
     shared.intake.notify(&partition);
     if partition.is_full() && !partition.is_paused() {
         metrics::partition_paused("full");
-        pause_or_resume(consumer, &[partition], true);
+        pause_or_resume(shared, consumer, &[partition], true);
     }
 }
 
@@ -139,10 +136,10 @@ fn pause_and_resume(shared: &Shared, consumer: &BaseConsumer<GroupContext>, yiel
         }
     }
     if !pause.is_empty() {
-        pause_or_resume(consumer, &pause, true);
+        pause_or_resume(shared, consumer, &pause, true);
     }
     if !resume.is_empty() {
-        pause_or_resume(consumer, &resume, false);
+        pause_or_resume(shared, consumer, &resume, false);
     }
     metrics::bulk_resting(resting);
 }
@@ -162,7 +159,16 @@ fn observe(shared: &Shared) {
     metrics::oldest_in_hand_age_ms(oldest_ms);
 }
 
-fn pause_or_resume(consumer: &BaseConsumer<GroupContext>, partitions: &[Arc<Partition>], pause: bool) {
+fn pause_or_resume(
+    shared: &Shared,
+    consumer: &BaseConsumer<GroupContext>,
+    partitions: &[Arc<Partition>],
+    pause: bool,
+) {
+    if shared.stopping.load(Ordering::Acquire) {
+        // A pause right before the close makes librdkafka's destroy wait for ever.
+        return;
+    }
     let mut list = TopicPartitionList::new();
     for partition in partitions {
         list.add_partition(&partition.topic, partition.partition);

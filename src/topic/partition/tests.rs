@@ -97,3 +97,17 @@ fn a_dropped_ticket_is_noticed() {
     drop(taken);
     assert!(partition.has_leaked());
 }
+
+#[test]
+fn a_record_that_waits_is_in_hand_and_not_yet_worked_on() {
+    let partition = partition(small());
+    partition.push(arrival(0, 1));
+    partition.push(arrival(1, 1));
+    assert!(partition.oldest_age().is_some());
+    assert!(partition.oldest_taken_age().is_none(), "bulk may wait for as long as urgent work does");
+    let mut taken = vec![];
+    partition.take(1, &mut taken);
+    assert!(partition.oldest_taken_age().is_some());
+    taken.pop().unwrap().ticket.complete();
+    assert!(partition.oldest_taken_age().is_none());
+}

@@ -126,6 +126,13 @@ pub fn records(topic: &str, outcome: &'static str, n: u64) {
     }
 }
 
+/// An update of this kind that came to `result`.
+pub fn update(kind: &'static str, result: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.intake.updates.add(1, &[word("kind", kind), word("result", result)]);
+    }
+}
+
 /// Attempts on `channel` that ended with `outcome`.
 pub fn deliveries(channel: Channel, outcome: &'static str, n: u64) {
     if let Some(i) = INSTRUMENTS.get() {

@@ -42,6 +42,8 @@ pub enum Command {
     ConsumerTestResultNotification,
     /// Deployment: requested notifications to patients.
     ConsumerNotification,
+    /// Deployment: receipts, readings, opt-outs and cancellations.
+    ConsumerNotificationUpdate,
     /// Deployment: deliveries that were deferred.
     WrkNotifications,
     /// Deployment: status changes to their topic.
@@ -123,6 +125,9 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         }
         Command::ConsumerNotification => {
             role("consumer-notification", file, roles::consumer_notification::run)
+        }
+        Command::ConsumerNotificationUpdate => {
+            role("consumer-notification-update", file, roles::consumer_notification_update::run)
         }
         Command::WrkNotifications => role("wrk-notifications", file, roles::wrk_notifications::run),
         Command::WrkDefault => role("wrk-default", file, roles::wrk_default::run),

@@ -180,6 +180,7 @@ pub struct Workers {
     pub poll_interval_ms: u64,
     pub batch_max_rows: usize,
     pub in_flight_max: usize,
+    pub unmatched_expiry_ms: u64,
 }
 
 /// `[app]`

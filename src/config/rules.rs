@@ -154,6 +154,7 @@ pub(super) const RULES: &[Rule] = &[
     ms("workers.poll_interval_ms", 10, MINUTE_MS),
     count("workers.batch_max_rows", 1, 10_000),
     count("workers.in_flight_max", 1, 100_000),
+    ms("workers.unmatched_expiry_ms", 1_000, 30 * DAY_MS),
     rule("app.listen", Kind::Listen),
     rule("app.allow_unauthenticated", Kind::Flag),
     count("app.request_max_bytes", KIB, 16 * MIB),

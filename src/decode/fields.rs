@@ -77,16 +77,16 @@ impl Fields {
         }
     }
 
-    /// A text of 1 to `chars_max` characters.
-    pub(super) fn optional_text(
+    /// A text of 1 to `chars_max` characters, none of them a control character.
+    pub(super) fn optional_printable(
         &mut self,
         field: &'static str,
         chars_max: usize,
     ) -> Result<Option<String>, Rejected> {
         match self.next(field)? {
             Value::Null => Ok(None),
-            Value::String(text) if (1..=chars_max).contains(&text.chars().count()) => Ok(Some(text)),
-            Value::String(_) => Err(unusable(field, "empty or too long")),
+            Value::String(text) if is_printable(&text, chars_max) => Ok(Some(text)),
+            Value::String(_) => Err(unusable(field, "empty, too long, or with control characters")),
             _ => Err(not_our_shape(field)),
         }
     }
@@ -156,6 +156,11 @@ const NOT_OPAQUE: &str = "not 1 to 64 characters of A-Z a-z 0-9 . _ : -";
 
 fn checked_opaque(field: &'static str, text: String) -> Result<String, Rejected> {
     if ids::is_opaque(&text) { Ok(text) } else { Err(unusable(field, NOT_OPAQUE)) }
+}
+
+/// Control characters have no place in an identifier, and PostgreSQL takes no NUL.
+fn is_printable(text: &str, chars_max: usize) -> bool {
+    (1..=chars_max).contains(&text.chars().count()) && !text.contains(char::is_control)
 }
 
 fn symbol_of(field: &'static str, value: Value) -> Result<String, Rejected> {

@@ -72,6 +72,9 @@ fn variables(pairs: Vec<(String, String)>) -> Result<Redacted<Vec<(String, Strin
         if value.chars().count() > VARIABLE_VALUE_MAX_CHARS {
             return Err(unusable("variables", "a value is longer than 500 characters"));
         }
+        if value.contains('\0') {
+            return Err(unusable("variables", "a value has a NUL character, which PostgreSQL does not take"));
+        }
     }
     Ok(Redacted::new(pairs))
 }

@@ -39,13 +39,14 @@ pub(super) fn from_value(record: Value) -> Result<NotificationUpdate, Rejected> 
         patient_id: fields.optional_patient_id("patient_id")?,
         notification_id: fields.optional_uuid("notification_id")?.map(NotificationId),
         delivery_id: fields.optional_uuid("delivery_id")?.map(DeliveryId),
-        provider_message_id: fields.optional_text("provider_message_id", PROVIDER_MESSAGE_ID_MAX_CHARS)?,
+        provider_message_id: fields
+            .optional_printable("provider_message_id", PROVIDER_MESSAGE_ID_MAX_CHARS)?,
         recipient: fields.optional_opaque("recipient")?,
         channel: fields.optional_symbol("channel")?,
         purpose: fields.optional_symbol("purpose")?,
         receipt: fields.optional_symbol("receipt")?,
         engagement: fields.optional_symbol("engagement")?,
-        provider_code: fields.optional_text("provider_code", PROVIDER_CODE_MAX_CHARS)?,
+        provider_code: fields.optional_printable("provider_code", PROVIDER_CODE_MAX_CHARS)?,
     };
     let patient_id = parts.patient_id.clone();
     let fact = fact(&kind, parts)?;

@@ -2,6 +2,7 @@
 //! what has gathered in one statement each.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::domain::{Outcome, Reason};
+use crate::domain::{DeliveryId, Outcome, Reason};
 use crate::metrics;
 use crate::record::{RecordError, Recorded, Store};
 
@@ -125,32 +126,56 @@ impl Lane {
 }
 
 async fn write(store: &Store, options: &RecorderOptions, fatal: &CancellationToken, jobs: Vec<Job>) {
-    let (batch, rest): (Vec<Recorded>, Vec<(Outcome, OnRecorded)>) =
+    let (batch, waiting): (Vec<Recorded>, Vec<(Outcome, OnRecorded)>) =
         jobs.into_iter().map(|job| (job.recorded, (job.outcome, job.on_recorded))).unzip();
-    let (mut pause, longest) = options.backoff;
-    let recorded = loop {
-        match store.record(&batch).await {
-            Ok(recorded) => break recorded,
-            Err(error @ RecordError::Unavailable(_)) => {
-                metrics::unavailable("postgres");
-                warn!(%error, rows = batch.len(), "outcomes wait for the database");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(longest);
-            }
-            Err(error @ RecordError::Bug(_)) => {
-                error!(%error, "outcomes cannot be recorded; the process ends and their claims run out");
-                fatal.cancel();
-                return;
-            }
-        }
+    let plain: Vec<&Recorded> = batch.iter().filter(|one| !one.tells_more()).collect();
+    let Some(mut recorded) = written(options, fatal, plain.len(), || store.record(&plain)).await else {
+        return;
     };
-    for (one, (outcome, on_recorded)) in batch.iter().zip(rest) {
+    let rest: Vec<&Recorded> = batch.iter().filter(|one| !recorded.contains(&one.delivery_id)).collect();
+    let Some(folded) = written(options, fatal, rest.len(), || store.record_folded(&rest)).await else {
+        return;
+    };
+    recorded.extend(folded);
+    for (one, (outcome, on_recorded)) in batch.iter().zip(waiting) {
         if recorded.contains(&one.delivery_id) {
             on_recorded(outcome);
         } else {
             metrics::lease_lost(1);
             warn!(delivery_id = %one.delivery_id, epoch = one.epoch, "the claim was no longer ours; nothing recorded");
             on_recorded(Outcome::Ignored(Reason::OwnerLost));
+        }
+    }
+}
+
+/// Tries until the database has it. `None`: it never will.
+async fn written<Tried>(
+    options: &RecorderOptions,
+    fatal: &CancellationToken,
+    rows: usize,
+    attempt: impl Fn() -> Tried,
+) -> Option<HashSet<DeliveryId>>
+where
+    Tried: Future<Output = Result<HashSet<DeliveryId>, RecordError>>,
+{
+    if rows == 0 {
+        return Some(HashSet::new());
+    }
+    let (mut pause, longest) = options.backoff;
+    loop {
+        match attempt().await {
+            Ok(recorded) => return Some(recorded),
+            Err(error @ RecordError::Unavailable(_)) => {
+                metrics::unavailable("postgres");
+                warn!(%error, rows, "outcomes wait for the database");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(longest);
+            }
+            Err(error @ RecordError::Bug(_)) => {
+                error!(%error, "outcomes cannot be recorded; the process ends and their claims run out");
+                fatal.cancel();
+                return None;
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::fold::{Receipt, Standing};
-use super::ids::{DeliveryId, NotificationId};
+use super::ids::{DeliveryId, NotificationId, RecipientId};
 use super::notification::{Channel, Reason, State, Strategy};
 use super::update::Engagement;
 
@@ -83,6 +83,8 @@ pub struct Change {
 pub struct Case {
     /// Which notification.
     pub notification_id: NotificationId,
+    /// Who gets it.
+    pub recipient_id: RecipientId,
     /// How its channels are used.
     pub strategy: Strategy,
     /// The plan's channels, in order.
@@ -118,6 +120,12 @@ const fn failed(state: State) -> bool {
 }
 
 impl Case {
+    /// The channel of one of its deliveries.
+    #[must_use]
+    pub fn channel_of(&self, delivery_id: DeliveryId) -> Option<Channel> {
+        self.legs.iter().find(|leg| leg.delivery_id == delivery_id).map(|leg| leg.channel)
+    }
+
     /// A provider's word about one of its deliveries. False when it changes nothing.
     pub fn receive(&mut self, delivery_id: DeliveryId, receipt: Receipt) -> bool {
         let Some(at) = self.legs.iter().position(|leg| leg.delivery_id == delivery_id) else { return false };

@@ -96,7 +96,7 @@ impl Standing {
 fn settle(state: State, reason: Reason, receipt: Option<Receipt>) -> Standing {
     let (state, reason) = match receipt {
         None => (state, reason),
-        Some(receipt) => receipt.meaning().unwrap_or_else(|| match state {
+        Some(receipt) => receipt.meaning().unwrap_or(match state {
             // The provider has it: nobody has to ask, and nobody may send it again.
             State::Accepted
             | State::Held

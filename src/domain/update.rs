@@ -89,6 +89,20 @@ pub enum Fact {
     Unknown,
 }
 
+impl Fact {
+    /// Its kind: a metric label, and the word in the database.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Receipt { .. } => "receipt",
+            Self::Engaged { .. } => "engaged",
+            Self::Consent { .. } => "consent",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// A decoded record of `pat.notification-updates.v1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotificationUpdate {

@@ -15,6 +15,7 @@ const ROWS: [f64; 9] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2000.
 /// From the topics to the claim, and the offsets.
 pub(super) struct Intake {
     pub(super) records: Counter<u64>,
+    pub(super) updates: Counter<u64>,
     pub(super) dead_letters: Counter<u64>,
     pub(super) breaker_open: Gauge<u64>,
     pub(super) partitions: Gauge<u64>,
@@ -31,6 +32,12 @@ impl Intake {
     pub(super) fn new(meter: &Meter) -> Self {
         Self {
             records: counter(meter, "records", "{record}", "Records by how they ended"),
+            updates: counter(
+                meter,
+                "updates",
+                "{update}",
+                "Receipts, readings, opt-outs and cancellations by what they came to",
+            ),
             dead_letters: counter(meter, "dead_letters", "{record}", "Records kept as dead letters"),
             breaker_open: gauge(
                 meter,

@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{error, warn};
 
 use super::retry::Retry;
-use super::{Flow, Shared, notify};
+use super::{Flow, Shared, notify, updates};
 use crate::decode::Rejected;
 use crate::domain::Outcome;
 use crate::metrics;
@@ -34,6 +34,12 @@ pub(super) async fn process(shared: &Arc<Shared>, records: Vec<Record>, permits:
             let decode = |payload: Option<&[u8]>| decoder.decode(flow.kind, payload);
             if let Some(decoded) = sift(shared, records, permits, decode).await {
                 notify::process(shared, flow, decoded).await;
+            }
+        }
+        Flow::Updates(flow) => {
+            let decode = |payload: Option<&[u8]>| decoder.decode_update(payload);
+            if let Some(decoded) = sift(shared, records, permits, decode).await {
+                updates::process(shared, flow, decoded).await;
             }
         }
     }

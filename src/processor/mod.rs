@@ -8,6 +8,7 @@ mod claims;
 mod notify;
 mod pending;
 mod retry;
+mod updates;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ use crate::record::Store;
 use crate::topic::{Consumer, ConsumerError, DeadLetters, Intake, Record};
 
 pub use breaker::{BreakerLimits, DeadLetterBreaker};
+pub(crate) use updates::expired as unmatched_expired;
 
 /// Everything that a processor works with.
 pub struct Parts {
@@ -47,6 +49,8 @@ pub struct Parts {
 pub enum Flow {
     /// Events that ask for notifications: plan → claim → deliver → record.
     Notify(Notify),
+    /// What becomes known later: fold it into what is recorded.
+    Updates(Updates),
 }
 
 /// Parts of [`Flow::Notify`].
@@ -57,6 +61,12 @@ pub struct Notify {
     pub settings: Settings,
     /// Sends and records.
     pub dispatcher: Arc<Dispatcher>,
+}
+
+/// Parts of [`Flow::Updates`].
+pub struct Updates {
+    /// How long an update waits for what it is about to become known.
+    pub unmatched_expiry: Duration,
 }
 
 /// Why a processor ended.

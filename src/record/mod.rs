@@ -1,9 +1,12 @@
 //! PostgreSQL: every SQL statement of the service lives here.
 
+mod aftermath;
+mod cases;
 pub mod claim;
 pub mod due;
 pub mod error;
 pub mod facts;
+pub mod folded;
 pub mod migrate;
 pub mod outbox;
 pub mod outcome;
@@ -12,6 +15,8 @@ pub mod read;
 pub mod recipients;
 pub mod report;
 pub mod store;
+pub mod unmatched;
+pub mod updates;
 
 pub use claim::{Claim, FirstDelivery, Source};
 pub use due::{DueDelivery, DueLane};
@@ -19,3 +24,4 @@ pub use error::RecordError;
 pub use outbox::{OutboxRow, Relay};
 pub use outcome::{NextDelivery, Recorded};
 pub use store::{Owner, Store};
+pub use updates::{Applied, Update};

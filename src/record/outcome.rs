@@ -78,6 +78,7 @@ WITH input AS (
        AND d.owner = $14::uuid
        AND d.epoch = i.epoch
        AND d.state IN ('dispatching', 'outcome_unknown')
+       AND NOT d.folded
     RETURNING d.delivery_id, d.notification_id, d.recipient_id, d.channel, d.urgency, d.expires_at,
               i.state, i.reason, i.notification_state, i.next_id, i.next_channel, i.next_position
 ), follow AS (
@@ -106,19 +107,20 @@ WITH input AS (
 SELECT delivery_id FROM done";
 
 impl Store {
-    /// Records a batch. Returns the deliveries that were recorded; the others'
-    /// claims are no longer ours.
+    /// Records a batch. Returns the deliveries that were recorded. Of the others,
+    /// either somebody else has a say in their state ([`Store::record_folded`]
+    /// records those), or the claim is no longer ours.
     ///
     /// Neither a delivery nor a notification may occur twice in one batch.
     ///
     /// # Errors
     /// As [`RecordError`] tells. After an answer that was lost, the repetition
     /// finds its rows recorded and returns them as lost.
-    pub async fn record(&self, batch: &[Recorded]) -> Result<HashSet<DeliveryId>, RecordError> {
+    pub async fn record(&self, batch: &[&Recorded]) -> Result<HashSet<DeliveryId>, RecordError> {
         let begun = Instant::now();
         let client = self.client().await?;
         let statement = client.prepare_cached(RECORD).await.map_err(RecordError::at("record"))?;
-        let words = |of: fn(&Recorded) -> &str| batch.iter().map(of).collect::<Vec<_>>();
+        let words = |of: fn(&Recorded) -> &str| batch.iter().map(|one| of(one)).collect::<Vec<_>>();
         let ids: Vec<Uuid> = batch.iter().map(|one| one.delivery_id.0).collect();
         let epochs: Vec<i32> = batch.iter().map(|one| one.epoch).collect();
         let attempts: Vec<i32> = batch.iter().map(|one| one.attempts).collect();

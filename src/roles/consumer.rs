@@ -13,6 +13,7 @@ use crate::decode::{Decoder, RecordKind};
 use crate::deliver::Providers;
 use crate::plan::Settings;
 use crate::processor::{self, Flow, Notify, Parts};
+use crate::record::Store;
 use crate::topic::names::{self, Topic};
 use crate::topic::producer::Producer;
 use crate::topic::{Consumer, ConsumerOptions, DeadLetters};
@@ -36,20 +37,37 @@ pub async fn run_with(
     kind: RecordKind,
     providers: Providers,
 ) -> anyhow::Result<()> {
+    let fatal = CancellationToken::new();
+    let store = wiring::store(&ctx)?;
+    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal, providers)?;
+    let flow = Flow::Notify(Notify { kind, settings: Settings::new(&ctx.config.plan)?, dispatcher });
+    let ended = process(&ctx, topics, flow, store, fatal).await;
+    wiring::join_recorders(recorders, &ctx).await;
+    ended
+}
+
+/// Reads these topics as their group, and does with them what `flow` says.
+///
+/// # Errors
+/// When the configuration cannot be used, or the processor breaks.
+pub(super) async fn process(
+    ctx: &Context,
+    topics: &[Topic],
+    flow: Flow,
+    store: Store,
+    fatal: CancellationToken,
+) -> anyhow::Result<()> {
     let config = &ctx.config;
     let prefix = &config.kafka.topic_prefix;
     let group = topics
         .iter()
         .find_map(|topic| topic.full_group(prefix))
         .context("no consumer group reads this topic")?;
-    let fatal = CancellationToken::new();
-    let store = wiring::store(&ctx)?;
-    wiring::probe_database(&ctx, &store);
-    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal, providers)?;
+    wiring::probe_database(ctx, &store);
     let producer = Arc::new(Producer::new(&config.kafka)?);
     let parts = Parts {
         config: config.processor.clone(),
-        flow: Flow::Notify(Notify { kind, settings: Settings::new(&config.plan)?, dispatcher }),
+        flow,
         decoder: Decoder::new(&config.registry, config.processor.payload_max_bytes)?,
         store,
         dead_letters: DeadLetters::new(Arc::clone(&producer), group.clone()),
@@ -61,9 +79,7 @@ pub async fn run_with(
         kafka: config.kafka.clone(),
         processor: config.processor.clone(),
     })?);
-    let ended = processor::run(parts, consumer, &ctx.health, ctx.shutdown.clone(), fatal).await;
-    wiring::join_recorders(recorders, &ctx).await;
-    ended?;
+    processor::run(parts, consumer, &ctx.health, ctx.shutdown.clone(), fatal).await?;
     producer.flush(Duration::from_millis(config.kafka.produce_timeout_ms)).await?;
     Ok(())
 }

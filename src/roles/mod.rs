@@ -6,6 +6,7 @@
 pub mod app;
 pub mod consumer;
 pub mod consumer_notification;
+pub mod consumer_notification_update;
 pub mod consumer_test_result_notification;
 mod wiring;
 pub mod wrk_default;

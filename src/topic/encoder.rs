@@ -11,7 +11,10 @@ use thiserror::Error;
 use tokio::sync::OnceCell;
 
 use crate::config;
-use crate::domain::{NotificationRequested, ResultUrgency, StatusChanged, TestResultPublished, contract};
+use crate::domain::{
+    DeliveryRef, Fact, NotificationRequested, NotificationUpdate, PatientId, ReceiptStatus, ResultUrgency,
+    StatusChanged, TestResultPublished, contract,
+};
 
 use super::names::{self, Topic};
 use super::registry::{Registry, RegistryError};
@@ -101,6 +104,18 @@ impl Encoder {
         wire(&NOTIFICATION, id, notification(event), "NotificationRequested")
     }
 
+    /// A value for `pat.notification-updates.v1`.
+    ///
+    /// # Errors
+    /// As [`Encoder::schema_id`]; [`EncodeError::Unencodable`] for [`Fact::Unknown`],
+    /// which is only ever read.
+    pub async fn update(&self, update: &NotificationUpdate) -> Result<Vec<u8>, EncodeError> {
+        const NAME: &str = "NotificationUpdate";
+        let id = self.schema_id(&names::NOTIFICATION_UPDATES).await?;
+        let parts = Parts::of(&update.fact).ok_or(EncodeError::Unencodable { record: NAME })?;
+        wire(&UPDATE, id, parts.record(update), NAME)
+    }
+
     /// A value for `pat.notification-status.v1`.
     ///
     /// # Errors
@@ -115,6 +130,7 @@ type Writer = GenericDatumWriter<'static>;
 
 static TEST_RESULT: LazyLock<Writer> = LazyLock::new(|| writer(contract::TEST_RESULTS));
 static NOTIFICATION: LazyLock<Writer> = LazyLock::new(|| writer(contract::NOTIFICATIONS));
+static UPDATE: LazyLock<Writer> = LazyLock::new(|| writer(contract::NOTIFICATION_UPDATES));
 static STATUS: LazyLock<Writer> = LazyLock::new(|| writer(contract::NOTIFICATION_STATUS));
 
 /// A writer with one of our schemas, which live as long as the process.
@@ -167,6 +183,78 @@ fn notification(event: &NotificationRequested) -> Value {
         ("variables", Value::Map(variables.collect())),
         ("requested_at", time(event.requested_at)),
     ])
+}
+
+/// The fields of a `NotificationUpdate` that some kinds have and others do not.
+#[derive(Default)]
+struct Parts<'a> {
+    kind: &'static str,
+    notification_id: Option<String>,
+    delivery_id: Option<String>,
+    provider_message_id: Option<&'a str>,
+    recipient: Option<&'a str>,
+    channel: Option<&'static str>,
+    purpose: Option<&'static str>,
+    receipt: Option<&'static str>,
+    engagement: Option<&'static str>,
+    provider_code: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(fact: &'a Fact) -> Option<Self> {
+        let none = Self::default();
+        Some(match fact {
+            Fact::Receipt { delivery, status, code } => {
+                let (delivery_id, provider_message_id) = match delivery {
+                    DeliveryRef::Id(id) => (Some(id.to_string()), None),
+                    DeliveryRef::ProviderMessage(id) => (None, Some(id.as_str())),
+                };
+                let (kind, receipt) = match status {
+                    ReceiptStatus::TokenInvalid => ("token_invalid", None),
+                    status => ("receipt", Some(status.as_str())),
+                };
+                let provider_code = code.as_deref();
+                Self { kind, delivery_id, provider_message_id, receipt, provider_code, ..none }
+            }
+            Fact::Engaged { notification_id, engagement } => Self {
+                kind: "engagement",
+                notification_id: Some(notification_id.to_string()),
+                engagement: Some(engagement.as_str()),
+                ..none
+            },
+            Fact::Consent { recipient, channel, purpose, granted } => Self {
+                kind: if *granted { "opt_in" } else { "opt_out" },
+                recipient: Some(recipient),
+                channel: channel.map(|channel| channel.as_str()),
+                purpose: purpose.map(|purpose| purpose.as_str()),
+                ..none
+            },
+            Fact::Cancelled { notification_id } => {
+                Self { kind: "cancel", notification_id: Some(notification_id.to_string()), ..none }
+            }
+            Fact::Unknown => return None,
+        })
+    }
+
+    fn record(self, update: &NotificationUpdate) -> Value {
+        let word = |word: Option<&str>| optional(word.map(text));
+        record([
+            ("update_id", text(&update.update_id)),
+            ("kind", text(self.kind)),
+            ("occurred_at", time(update.occurred_at)),
+            ("source", text(&update.source)),
+            ("patient_id", word(update.patient_id.as_ref().map(PatientId::as_str))),
+            ("notification_id", word(self.notification_id.as_deref())),
+            ("delivery_id", word(self.delivery_id.as_deref())),
+            ("provider_message_id", word(self.provider_message_id)),
+            ("recipient", word(self.recipient)),
+            ("channel", word(self.channel)),
+            ("purpose", word(self.purpose)),
+            ("receipt", word(self.receipt)),
+            ("engagement", word(self.engagement)),
+            ("provider_code", word(self.provider_code)),
+        ])
+    }
 }
 
 fn status(event: &StatusChanged) -> Value {

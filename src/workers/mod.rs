@@ -2,3 +2,4 @@
 
 pub mod due;
 pub mod relay;
+pub mod unmatched;

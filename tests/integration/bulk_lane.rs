@@ -11,8 +11,10 @@ use patient_notify::sandbox::ChannelFaults;
 use patient_notify::topic::names::{NOTIFICATIONS, NOTIFICATIONS_BULK};
 use tokio_stream::wrappers::IntervalStream;
 
-use crate::harness::{CALLER, World, eventually, only, request, stays};
+use crate::harness::{World, eventually, only, request, stays};
 
+/// Who asks in [`request`].
+const CALLER: &str = "test";
 const CONSUMER: &str = "consumer-notification";
 const RESTING: &str = "patient_notify_partitions{state=\"resting_for_urgent\"}";
 const PAUSES: &str = "patient_notify_partition_pauses_total{cause=\"urgent_work\"}";
@@ -62,7 +64,7 @@ async fn publish_urgent(world: &World) -> HashMap<String, (Urgency, Timestamp)> 
             let number = nth as u64 * 7 % PATIENTS + 1;
             let (key, urgency) = (format!("urgent-{nth}"), nth_urgency(nth));
             let published_at = Timestamp::now();
-            world.publish_requests(&NOTIFICATIONS, &[request(number, &key, urgency)]).await;
+            world.publish_requests(&[request_as(urgency, number, &key)], &NOTIFICATIONS).await;
             (short_code(&key, first_channel(number)), (urgency, published_at))
         })
         .buffer_unordered(URGENT_IN_FLIGHT)
@@ -96,9 +98,9 @@ async fn urgent_messages_keep_their_objective_while_two_hundred_thousand_bulk_on
     let world = World::full_size().await;
     world.load(&(1..=PATIENTS).map(|number| only(first_channel(number), number)).collect::<Vec<_>>()).await;
     let bulk: Vec<_> =
-        (0..BULK).map(|nth| request(nth % PATIENTS + 1, &format!("bulk-{nth}"), Urgency::Bulk)).collect();
+        (0..BULK).map(|nth| request_as(Urgency::Bulk, nth % PATIENTS + 1, &format!("bulk-{nth}"))).collect();
     let begun = Instant::now();
-    world.publish_requests(&NOTIFICATIONS_BULK, &bulk).await;
+    world.publish_requests(&bulk, &NOTIFICATIONS_BULK).await;
     println!("{BULK} bulk messages published in {:?}", begun.elapsed());
     answer_in(&world, 50);
     let received = || world.sandbox.log.stats().total;
@@ -146,9 +148,13 @@ const TINY: [(&str, &str); 3] = [
     ("PATIENT_NOTIFY_PROCESSOR__BATCH_MAX_RECORDS", "8"),
 ];
 
+fn request_as(urgency: Urgency, number: u64, key: &str) -> NotificationRequested {
+    NotificationRequested { urgency, ..request(number, key) }
+}
+
 /// Requests `{name}-{nth}` of patients `first` to `first + count - 1`.
 fn requests(name: &str, first: u64, count: u64, urgency: Urgency) -> Vec<NotificationRequested> {
-    (first..first + count).map(|number| request(number, &format!("{name}-{number}"), urgency)).collect()
+    (first..first + count).map(|number| request_as(urgency, number, &format!("{name}-{number}"))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,12 +166,12 @@ async fn bulk_that_hangs_leaves_places_for_urgent_messages() {
     world.load(&of_bulk.chain(of_urgent).collect::<Vec<_>>()).await;
     let hangs = ChannelFaults { hang_percent: 100, ..Default::default() };
     world.sandbox.faults.set(Channel::Sms, hangs);
-    world.publish_requests(&NOTIFICATIONS_BULK, &requests("bulk", 1, 60, Urgency::Bulk)).await;
+    world.publish_requests(&requests("bulk", 1, 60, Urgency::Bulk), &NOTIFICATIONS_BULK).await;
     let mut consumer = world.process(CONSUMER, &TINY);
     let calling = async || world.count("delivery WHERE urgency = 'bulk' AND state = 'dispatching'").await;
     eventually("bulk has all of its places", SOON, async || calling().await == 4).await;
 
-    world.publish_requests(&NOTIFICATIONS, &requests("urgent", 101, 60, Urgency::Normal)).await;
+    world.publish_requests(&requests("urgent", 101, 60, Urgency::Normal), &NOTIFICATIONS).await;
     eventually("all urgent messages are sent", SOON, async || {
         let calling = calling().await;
         assert!(calling <= 4, "{calling} bulk messages in flight");
@@ -182,8 +188,8 @@ async fn bulk_rests_while_urgent_messages_wait_and_goes_on_after_them() {
     let world = World::new().await;
     world.load(&(1..=1_000).map(|number| only(Channel::Sms, number)).collect::<Vec<_>>()).await;
     answer_in(&world, 200);
-    world.publish_requests(&NOTIFICATIONS, &requests("urgent", 1, 600, Urgency::Normal)).await;
-    world.publish_requests(&NOTIFICATIONS_BULK, &requests("bulk", 601, 400, Urgency::Bulk)).await;
+    world.publish_requests(&requests("urgent", 1, 600, Urgency::Normal), &NOTIFICATIONS).await;
+    world.publish_requests(&requests("bulk", 601, 400, Urgency::Bulk), &NOTIFICATIONS_BULK).await;
     let mut consumer = world.process(CONSUMER, &TINY);
     eventually("the bulk topic's partitions rest", SOON, async || consumer.metric(RESTING).await >= 3.0)
         .await;

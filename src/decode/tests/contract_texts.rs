@@ -3,7 +3,7 @@
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 
-use crate::domain::{Channel, Purpose, State, Urgency};
+use crate::domain::{Channel, Engagement, Purpose, ReceiptStatus, State, Urgency};
 
 use super::*;
 
@@ -25,18 +25,23 @@ async fn every_example_decodes_and_encodes_back() {
 }
 
 #[test]
-fn examples_of_what_we_only_write_fit_their_schemas() {
-    for (topic, schema) in [
-        ("pat.notification-updates.v1", contract::NOTIFICATION_UPDATES),
-        ("pat.notification-status.v1", contract::NOTIFICATION_STATUS),
-    ] {
-        let parsed = Schema::parse_str(schema).unwrap();
-        let reader = GenericDatumReader::builder(&parsed).build().unwrap();
-        for (name, json) in examples(topic) {
-            let bytes = wire(9, schema, &json);
-            let value = reader.read_value(&mut &bytes[5..]).unwrap();
-            insta::assert_debug_snapshot!(format!("{topic}.{name}"), value);
-        }
+fn every_example_of_an_update_decodes() {
+    for (name, json) in examples("pat.notification-updates.v1") {
+        let bytes = wire(UPDATES_ID, contract::NOTIFICATION_UPDATES, &json);
+        let update = PREPARED.decode_update(Some(&bytes)).unwrap();
+        insta::assert_debug_snapshot!(format!("pat.notification-updates.v1.{name}"), update);
+    }
+}
+
+#[test]
+fn examples_of_what_we_only_write_fit_their_schema() {
+    let topic = "pat.notification-status.v1";
+    let parsed = Schema::parse_str(contract::NOTIFICATION_STATUS).unwrap();
+    let reader = GenericDatumReader::builder(&parsed).build().unwrap();
+    for (name, json) in examples(topic) {
+        let bytes = wire(99, contract::NOTIFICATION_STATUS, &json);
+        let value = reader.read_value(&mut &bytes[5..]).unwrap();
+        insta::assert_debug_snapshot!(format!("{topic}.{name}"), value);
     }
 }
 
@@ -127,4 +132,14 @@ fn the_domains_words_and_the_schemas_symbols_are_the_same() {
     }
     assert_eq!(symbols(contract::NOTIFICATION_STATUS, "State"), with_unknown(&states));
     assert_eq!(symbols(contract::NOTIFICATIONS, "Urgency"), urgencies);
+    // A token that is not valid any more is a kind of its own on the wire.
+    let mut receipts: Vec<_> = ReceiptStatus::ALL.iter().map(|word| word.as_str()).collect();
+    receipts.retain(|word| *word != ReceiptStatus::TokenInvalid.as_str());
+    let mut on_the_wire = symbols(contract::NOTIFICATION_UPDATES, "ReceiptStatus");
+    on_the_wire.sort_unstable();
+    let mut receipts = with_unknown(&receipts);
+    receipts.sort_unstable();
+    assert_eq!(on_the_wire, receipts);
+    let engagements: Vec<_> = Engagement::ALL.iter().map(|word| word.as_str()).collect();
+    assert_eq!(symbols(contract::NOTIFICATION_UPDATES, "EngagementKind"), with_unknown(&engagements));
 }

@@ -20,14 +20,20 @@ mod damage;
 mod evolution;
 mod outage;
 mod round_trip;
+mod updates;
 
 const PAYLOAD_MAX_BYTES: usize = 65_536;
 const RESULTS_ID: u32 = 7;
 const NOTIFICATIONS_ID: u32 = 8;
+const UPDATES_ID: u32 = 9;
 
 async fn registry() -> StubRegistry {
-    StubRegistry::start(&[(RESULTS_ID, contract::TEST_RESULTS), (NOTIFICATIONS_ID, contract::NOTIFICATIONS)])
-        .await
+    StubRegistry::start(&[
+        (RESULTS_ID, contract::TEST_RESULTS),
+        (NOTIFICATIONS_ID, contract::NOTIFICATIONS),
+        (UPDATES_ID, contract::NOTIFICATION_UPDATES),
+    ])
+    .await
 }
 
 fn decoder(registry: &StubRegistry) -> Decoder {
@@ -40,12 +46,12 @@ async fn decode(registry: &StubRegistry, kind: RecordKind, payload: &[u8]) -> Re
     decoder.decode(kind, Some(payload))
 }
 
-/// A decoder that has both of our schemas, for tests that need no registry.
+/// A decoder that has all of our schemas, for tests that need no registry.
 static PREPARED: LazyLock<Decoder> = LazyLock::new(|| {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let decoder = decoder(&registry().await);
-        let heads = [head(RESULTS_ID), head(NOTIFICATIONS_ID)];
+        let heads = [RESULTS_ID, NOTIFICATIONS_ID, UPDATES_ID].map(head);
         decoder.prepare(heads.iter().map(|head| &head[..])).await.unwrap();
         decoder
     })
@@ -87,7 +93,7 @@ fn result_bytes(name: &str) -> Vec<u8> {
     wire(RESULTS_ID, contract::TEST_RESULTS, &example("pat.test-results.v1", name))
 }
 
-fn reason_of(decoded: Result<Event, Rejected>) -> (Reason, String) {
+fn reason_of<T: std::fmt::Debug>(decoded: Result<T, Rejected>) -> (Reason, String) {
     let rejected = decoded.unwrap_err();
     (rejected.reason, rejected.detail)
 }

@@ -4,8 +4,9 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use crate::domain::{
-    Channel, NotificationRequested, PatientId, Purpose, Redacted, ResultUrgency, Strategy as ChannelStrategy,
-    TestResultPublished, Urgency,
+    Channel, DeliveryId, DeliveryRef, Engagement, Fact, NotificationId, NotificationRequested,
+    NotificationUpdate, PatientId, Purpose, ReceiptStatus, Redacted, ResultUrgency,
+    Strategy as ChannelStrategy, TestResultPublished, Urgency,
 };
 
 use super::*;
@@ -43,7 +44,7 @@ prop_compose! {
         requested_at in time(),
         send_at in prop::option::of(time()),
         lifetime_ms in prop::option::of(1_i64..1_000_000),
-        variables in prop::collection::btree_map("[a-z0-9_]{1,64}", ".{0,500}", 0..=20),
+        variables in prop::collection::btree_map("[a-z0-9_]{1,64}", "[^\\x00]{0,500}", 0..=20),
     ) -> NotificationRequested {
         let latest = send_at.map_or(requested_at, |at: Timestamp| at.max(requested_at)).as_millisecond();
         let expires_at = lifetime_ms
@@ -54,6 +55,40 @@ prop_compose! {
             caller, idempotency_key, patient_id: PatientId::parse(&patient).unwrap(), recipient, purpose, urgency,
             channels, strategy, send_at, expires_at, variables: Redacted::new(variables.into_iter().collect()), requested_at,
         }
+    }
+}
+
+/// What a writer of ours can say: everything but [`Fact::Unknown`].
+fn a_fact() -> impl Strategy<Value = Fact> {
+    let uuid = || any::<u128>().prop_map(uuid::Uuid::from_u128);
+    let delivery = prop_oneof![
+        uuid().prop_map(|id| DeliveryRef::Id(DeliveryId(id))),
+        "[^\\p{C}]{1,256}".prop_map(DeliveryRef::ProviderMessage),
+    ];
+    let code = prop::option::of("[^\\p{C}]{1,64}");
+    let receipt = (delivery, prop::sample::select(ReceiptStatus::ALL), code)
+        .prop_map(|(delivery, status, code)| Fact::Receipt { delivery, status, code });
+    let engaged = (uuid(), prop::sample::select(Engagement::ALL))
+        .prop_map(|(id, engagement)| Fact::Engaged { notification_id: NotificationId(id), engagement });
+    let channel = prop::option::of(prop::sample::select(Channel::ALL));
+    let purpose = prop::option::of(prop::sample::select(Purpose::ALL));
+    let consent =
+        (opaque(), channel, purpose, any::<bool>()).prop_map(|(recipient, channel, purpose, granted)| {
+            Fact::Consent { recipient, channel, purpose, granted }
+        });
+    let cancelled = uuid().prop_map(|id| Fact::Cancelled { notification_id: NotificationId(id) });
+    prop_oneof![receipt, engaged, consent, cancelled]
+}
+
+prop_compose! {
+    fn an_update()(
+        (update_id, source) in (opaque(), opaque()),
+        occurred_at in time(),
+        patient in prop::option::of(opaque()),
+        fact in a_fact(),
+    ) -> NotificationUpdate {
+        let patient_id = patient.as_deref().and_then(PatientId::parse);
+        NotificationUpdate { update_id, occurred_at, source, patient_id, fact }
     }
 }
 
@@ -78,15 +113,22 @@ proptest! {
     }
 
     #[test]
+    fn an_update_survives_the_wire(update in an_update()) {
+        let bytes = ENCODE.0.block_on(ENCODE.1.update(&update)).unwrap();
+        prop_assert_eq!(PREPARED.decode_update(Some(&bytes)), Ok(update));
+    }
+
+    #[test]
     fn any_bytes_are_decoded_or_rejected(
         bytes in prop::collection::vec(any::<u8>(), 0..300),
-        id in prop::sample::select(vec![RESULTS_ID, NOTIFICATIONS_ID]),
+        id in prop::sample::select(vec![RESULTS_ID, NOTIFICATIONS_ID, UPDATES_ID]),
         has_head in any::<bool>(),
     ) {
         let payload = if has_head { [head(id), bytes].concat() } else { bytes };
         for kind in [RecordKind::TestResult, RecordKind::Notification] {
             let _ = PREPARED.decode(kind, Some(&payload));
         }
+        let _ = PREPARED.decode_update(Some(&payload));
     }
 
     #[test]

@@ -31,6 +31,7 @@ fn leg(channel: Channel, position: i16, state: State) -> Leg {
 fn case(strategy: super::Strategy, legs: Vec<Leg>) -> Case {
     Case {
         notification_id: id(),
+        recipient_id: RecipientId(Uuid::from_u128(2)),
         strategy,
         channels: vec![Channel::Sms, Channel::Email],
         state: legs[0].standing.state,

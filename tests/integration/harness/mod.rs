@@ -15,7 +15,7 @@ mod stack;
 mod world;
 
 pub use kafka::DeadLetter;
-pub use people::{CALLER, contact, only, patient, recipient, request, result, results, sms_only};
+pub use people::{contact, only, patient, recipient, request, result, results, sms_only};
 pub use process::Process;
 pub use proxy::{BrokerProxy, Proxy};
 pub use role::RunningRole;

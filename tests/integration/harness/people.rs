@@ -42,6 +42,14 @@ pub fn sms_only(number: u64) -> RecipientUpsert {
     only
 }
 
+/// The n-th patient, who can be reached by this channel alone.
+pub fn only(channel: Channel, number: u64) -> RecipientUpsert {
+    let mut only = recipient(number);
+    only.channel_order = vec![channel];
+    only.contact_points.retain(|point| point.channel == channel);
+    only
+}
+
 /// A verified address.
 pub fn contact(channel: Channel, address: String) -> ContactPointUpsert {
     ContactPointUpsert { channel, address: Redacted::new(address), verified_at: Some(Timestamp::now()) }
@@ -62,26 +70,15 @@ pub fn result(number: u64, result_id: &str) -> TestResultPublished {
     }
 }
 
-/// The n-th patient, who can be reached by this channel alone.
-pub fn only(channel: Channel, number: u64) -> RecipientUpsert {
-    let mut only = recipient(number);
-    only.channel_order = vec![channel];
-    only.contact_points.retain(|point| point.channel == channel);
-    only
-}
-
-/// Who asks in [`request`].
-pub const CALLER: &str = "tests";
-
-/// A request for a message of the portal to a patient.
-pub fn request(number: u64, key: &str, urgency: Urgency) -> NotificationRequested {
+/// A request for a general message to a patient, by the patient's own order, at once.
+pub fn request(number: u64, key: &str) -> NotificationRequested {
     NotificationRequested {
-        caller: CALLER.to_owned(),
+        caller: "test".to_owned(),
         idempotency_key: key.to_owned(),
         patient_id: patient(number),
         recipient: None,
         purpose: Purpose::General,
-        urgency,
+        urgency: Urgency::Normal,
         channels: Vec::new(),
         strategy: Strategy::InOrder,
         send_at: None,

@@ -35,6 +35,7 @@ impl RunningRole {
                 tokio::spawn(roles::consumer_test_result_notification::run(context))
             }
             "consumer-notification" => tokio::spawn(roles::consumer_notification::run(context)),
+            "consumer-notification-update" => tokio::spawn(roles::consumer_notification_update::run(context)),
             "wrk-notifications" => tokio::spawn(roles::wrk_notifications::run(context)),
             "wrk-default" => tokio::spawn(roles::wrk_default::run(context)),
             unknown => panic!("there is no role {unknown}"),

@@ -135,6 +135,11 @@ impl World {
         RunningRole::start(name, config)
     }
 
+    /// A folder that goes with the world.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+
     /// Starts a role as a process, with this world's configuration and variables
     /// (`PATIENT_NOTIFY_<SECTION>__<KEY>`) over it. It logs JSON.
     pub fn process(&self, role: &'static str, variables: &[(&str, &str)]) -> Process {
@@ -167,23 +172,30 @@ impl World {
             .await
     }
 
-    /// Publishes requests on [`NOTIFICATIONS`] or [`NOTIFICATIONS_BULK`], those of one
-    /// patient in this order.
-    ///
-    /// [`NOTIFICATIONS`]: patient_notify::topic::names::NOTIFICATIONS
-    /// [`NOTIFICATIONS_BULK`]: patient_notify::topic::names::NOTIFICATIONS_BULK
-    pub async fn publish_requests(&self, topic: &Topic, requests: &[NotificationRequested]) {
+    /// Publishes requests on a topic, those of one patient in this order, and gives
+    /// each one's partition and offset.
+    pub async fn publish_requests(
+        &self,
+        requests: &[NotificationRequested],
+        topic: &Topic,
+    ) -> Vec<(i32, i64)> {
         self.encoder.schema_id(topic).await.expect("our schema in the registry");
         let name = self.topic(topic);
-        let mut sends = stream::iter(requests)
+        stream::iter(requests)
             .map(async |request| {
-                let payload = self.encoder.notification(topic, request).await;
-                let payload = payload.expect("a request that fits its schema");
+                let payload = self.encode_request(request, topic).await;
                 let key = request.patient_id.as_str().as_bytes();
                 self.producer.send(&name, Some(key), Some(&payload), &[]).await.expect("an acknowledgement")
             })
-            .buffered(PUBLISH_IN_FLIGHT);
-        while sends.next().await.is_some() {}
+            .buffered(PUBLISH_IN_FLIGHT)
+            .collect()
+            .await
+    }
+
+    /// A request's value in the registry's wire format.
+    pub async fn encode_request(&self, request: &NotificationRequested, topic: &Topic) -> Vec<u8> {
+        let encoded = self.encoder.notification(topic, request).await;
+        encoded.expect("a request that fits its schema")
     }
 
     /// A result's value in the registry's wire format.
@@ -385,12 +397,4 @@ async fn blocking<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) 
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("a bound address").port()
-}
-
-/// Files of a test, beside those of its processes.
-impl World {
-    /// A folder that goes with the world.
-    pub fn dir(&self) -> PathBuf {
-        self.dir.path().to_owned()
-    }
 }

@@ -35,7 +35,11 @@ pub struct DeadLetter {
 
 /// Groups with the topics that they read.
 fn groups(prefix: &str) -> Vec<(String, Vec<String>)> {
-    let readers: [&[Topic]; 2] = [&[names::TEST_RESULTS], &[names::NOTIFICATIONS, names::NOTIFICATIONS_BULK]];
+    let readers: [&[Topic]; 3] = [
+        &[names::TEST_RESULTS],
+        &[names::NOTIFICATIONS, names::NOTIFICATIONS_BULK],
+        &[names::NOTIFICATION_UPDATES],
+    ];
     readers
         .iter()
         .filter_map(|topics| {

@@ -8,13 +8,13 @@ use std::time::Duration;
 use deadpool_postgres::Pool;
 use futures::{StreamExt as _, stream};
 use patient_notify::config::Config;
-use patient_notify::domain::{NotificationRequested, State, TestResultPublished};
+use patient_notify::domain::{NotificationRequested, NotificationUpdate, State, TestResultPublished};
 use patient_notify::record::recipients::{RecipientUpsert, upsert_many};
 use patient_notify::record::{Owner, Store, migrate, pool};
 use patient_notify::sandbox::{Sandbox, SandboxOptions};
 use patient_notify::topic::encoder::Encoder;
 use patient_notify::topic::lag::PartitionLag;
-use patient_notify::topic::names::{TEST_RESULTS, Topic};
+use patient_notify::topic::names::{NOTIFICATION_UPDATES, TEST_RESULTS, Topic};
 use patient_notify::topic::producer::Producer;
 use patient_notify::topic::{admin, schemas};
 use tempfile::TempDir;
@@ -190,6 +190,21 @@ impl World {
             .buffered(PUBLISH_IN_FLIGHT)
             .collect()
             .await
+    }
+
+    /// Publishes updates in this order, those of one patient one after the other.
+    pub async fn publish_updates(&self, updates: &[NotificationUpdate]) {
+        self.encoder.schema_id(&NOTIFICATION_UPDATES).await.expect("our schema in the registry");
+        let name = self.topic(&NOTIFICATION_UPDATES);
+        let sent = stream::iter(updates)
+            .map(async |update| {
+                let payload = self.encoder.update(update).await.expect("an update that fits its schema");
+                let key = update.patient_id.as_ref().map_or(update.update_id.as_str(), |id| id.as_str());
+                let sent = self.producer.send(&name, Some(key.as_bytes()), Some(&payload), &[]).await;
+                sent.expect("an acknowledgement");
+            })
+            .buffered(PUBLISH_IN_FLIGHT);
+        sent.collect::<Vec<()>>().await;
     }
 
     /// A request's value in the registry's wire format.

@@ -20,6 +20,7 @@ pub mod producer;
 mod registry;
 pub mod sample;
 pub mod schemas;
+mod yielding;
 
 pub use consumer::{Consumer, ConsumerError, Options as ConsumerOptions};
 pub use dead_letter::{DeadLetters, Origin};

@@ -11,6 +11,7 @@
 mod back_pressure;
 mod bad_input;
 mod bad_records;
+mod bulk_lane;
 mod dead_letter_tools;
 mod dependency_away;
 mod evidence;

@@ -8,10 +8,13 @@ MAKEFLAGS += --no-print-directory
 # Crates that are compiled side by side.
 JOBS ?= 2
 # `make demo`: where the ports begin, where data go (empty: a folder of its own), how
-# many results for how many patients, and whether to end after the table (ONCE=1).
+# many results, requests and campaign messages for how many patients, and whether to
+# end after the table (ONCE=1).
 PORT_BASE ?= 19000
 DATA_DIR ?=
 RESULTS ?=
+REQUESTS ?=
+BULK ?=
 PATIENTS ?=
 ONCE ?=
 
@@ -23,19 +26,22 @@ demo_flags := --port-base $(PORT_BASE) \
 	$(if $(filter-out 0,$(ONCE)),--once) \
 	$(if $(DATA_DIR),--data-dir '$(DATA_DIR)') \
 	$(if $(RESULTS),--results $(RESULTS)) \
+	$(if $(REQUESTS),--requests $(REQUESTS)) \
+	$(if $(BULK),--bulk $(BULK)) \
 	$(if $(PATIENTS),--patients $(PATIENTS))
 
 .PHONY: help
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  make demo takes ONCE=1, PORT_BASE=$(PORT_BASE), DATA_DIR=…, RESULTS=…, PATIENTS=…;"
+	@echo "  make demo takes ONCE=1, PORT_BASE=$(PORT_BASE), DATA_DIR=…, RESULTS=…,"
+	@echo "  REQUESTS=…, BULK=…, PATIENTS=…;"
 	@echo "  all take JOBS=$(JOBS). PATIENT_NOTIFY_TOOLS_DIR says where servers are installed."
 
 # --- Run -----------------------------------------------------------------------
 
 .PHONY: demo
-demo: deps ## Install, build, and show the whole way of 5,000 test results on real servers
+demo: deps ## Install, build, and show the whole way of three flows on real servers
 	@cargo build --locked --bin patient-notify -j $(JOBS)
 	@exec '$(debug)' dev --demo $(demo_flags)
 

@@ -22,7 +22,6 @@ use crate::config::Config;
 use crate::domain::State;
 use crate::record::recipients::{RecipientUpsert, upsert_many};
 use crate::record::{Owner, Store, pool};
-use crate::sandbox::ReceiptPlan;
 use crate::topic::names::{ALL, NOTIFICATIONS, NOTIFICATIONS_BULK, TEST_RESULTS};
 use crate::topic::{dlq_of, lag};
 
@@ -36,7 +35,7 @@ const PROGRESS_AFTER: Duration = Duration::from_secs(2);
 
 /// Runs the demonstration. False when something was lost, doubled, left, or is not as
 /// the receipts say.
-pub(super) async fn run(environment: &mut Environment, options: &Options) -> anyhow::Result<bool> {
+pub(super) async fn run(environment: &Environment, options: &Options) -> anyhow::Result<bool> {
     let config = Arc::clone(&environment.config);
     let log = Arc::clone(&environment.sandbox.log);
     let pool = pool::pool(&config.postgres)?;
@@ -45,7 +44,7 @@ pub(super) async fn run(environment: &mut Environment, options: &Options) -> any
     println!("Loaded {} recipients of {} patients.", recipients.len(), options.patients);
 
     let store = Store::new(pool, Owner::new());
-    let reporting = Reporting::start(&config, store.clone(), Arc::clone(&log), ReceiptPlan::default())?;
+    let reporting = &environment.reporting;
     let publisher = Publisher::new(&config, options)?;
     let mut published = publisher.publish().await?;
     println!(
@@ -57,14 +56,13 @@ pub(super) async fn run(environment: &mut Environment, options: &Options) -> any
         published.elapsed.as_secs_f64()
     );
     publisher.call_off(&published.called_off).await?;
-    settle(&config, &store, &reporting).await?;
+    settle(&config, &store, reporting).await?;
 
     let stopped = reporting.told().stopped;
     publisher.write_again(&stopped, &mut published).await?;
     println!("{} patients answered a text message with STOP; each was written to again.", stopped.len());
-    settle(&config, &store, &reporting).await?;
-    let told = reporting.stop().await?;
-    let report = Report::gather(&config, &store, &log, &published, &told).await?;
+    settle(&config, &store, reporting).await?;
+    let report = Report::gather(&config, &store, &log, &published, &reporting.told()).await?;
     println!("\n{report}");
     Ok(report.is_clean())
 }

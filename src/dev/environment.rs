@@ -10,12 +10,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::command::{Options, sandbox_options};
+use super::reporting::Reporting;
 use super::{Stack, StackOptions};
 use crate::config::Config;
 use crate::health::Health;
-use crate::record::migrate;
+use crate::record::{Owner, Store, migrate, pool};
 use crate::roles::{self, Context};
-use crate::sandbox::{Sandbox, inbox_router};
+use crate::sandbox::{ReceiptPlan, Sandbox, inbox_router};
 use crate::telemetry::{self, ProbeServer};
 use crate::topic::{admin, schemas};
 
@@ -28,6 +29,8 @@ pub struct Environment {
     pub config: Arc<Config>,
     /// The providers' stand-ins.
     pub sandbox: Sandbox,
+    /// What the providers, the portal and the patients say of the sandbox's messages.
+    pub reporting: Reporting,
     stack: Stack,
     probes: ProbeServer,
     roles: JoinSet<(&'static str, anyhow::Result<()>)>,
@@ -71,9 +74,12 @@ impl Environment {
 
         let probes = telemetry::serve_metrics(&config.metrics.listen, Arc::clone(&health)).await?;
         let context = Context { config: Arc::new(config), health, shutdown: shutdown.clone() };
+        let store = Store::new(pool::pool(&context.config.postgres)?, Owner::new());
+        let log = Arc::clone(&sandbox.log);
+        let reporting = Reporting::start(&context.config, store, log, ReceiptPlan::default())?;
         let roles = start_roles(&context, &sandbox);
-        let mut environment =
-            Self { config: Arc::clone(&context.config), sandbox, stack, probes, roles, shutdown };
+        let config = Arc::clone(&context.config);
+        let mut environment = Self { config, sandbox, reporting, stack, probes, roles, shutdown };
         environment.wait_ready(&context.health).await?;
         eprintln!("{:>5.1} s  all roles are ready", begun.elapsed().as_secs_f64());
         Ok(environment)
@@ -109,6 +115,7 @@ impl Environment {
     pub async fn wait(&mut self, token: &CancellationToken) -> anyhow::Result<()> {
         while !token.is_cancelled() {
             self.check_roles()?;
+            self.reporting.is_idle()?;
             self.stack.check().await?;
             tokio::select! {
                 () = token.cancelled() => {}
@@ -150,11 +157,14 @@ impl Environment {
         )
     }
 
-    /// Drains and stops the roles, then the sandbox, then the servers.
+    /// Stops the receipts, drains and stops the roles, then the sandbox, then the servers.
     ///
     /// # Errors
     /// When the data folder cannot be removed.
     pub async fn stop(mut self) -> anyhow::Result<()> {
+        if let Err(error) = self.reporting.stop().await {
+            tracing::error!(error = format!("{error:#}"), "receipts were not published to the end");
+        }
         self.shutdown.cancel();
         while let Some(ended) = self.roles.join_next().await {
             if let Ok((name, Err(error))) = ended {

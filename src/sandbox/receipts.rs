@@ -149,7 +149,7 @@ impl ReceiptPlan {
         }
         if !story.is_empty() && hits(self.repeated, &mut random) {
             let mut again = story[random.random_range(0..story.len())].clone();
-            again.told_at = again.told_at.max(at(3));
+            again.told_at = story[story.len() - 1].told_at + SignedDuration::from_millis(self.step_ms(1));
             again.is_repeat = true;
             story.push(again);
         }

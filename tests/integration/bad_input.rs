@@ -9,7 +9,7 @@ use std::time::Duration;
 use apache_avro::types::Value;
 use jiff::{SignedDuration, Timestamp};
 use patient_notify::domain::{
-    Channel, NotificationId, NotificationRequested, Purpose, Reason, RecipientId, Strategy, Urgency, contract,
+    Channel, NotificationId, NotificationRequested, Purpose, Reason, Strategy, Urgency, contract,
 };
 use patient_notify::record::{Repeated, Source};
 use patient_notify::topic::client::kafka_client_config;

@@ -233,6 +233,20 @@ pub fn partitions(assigned: u64, paused: u64) {
     }
 }
 
+/// Bulk partitions in hand that rest for urgent work.
+pub fn bulk_resting(partitions: u64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.intake.partitions.record(partitions, &[word("state", "resting_for_urgent")]);
+    }
+}
+
+/// A partition was paused, because it is full or for urgent work.
+pub fn partition_paused(cause: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.intake.pauses.add(1, &[word("cause", cause)]);
+    }
+}
+
 /// A try met an absent `dependency` (postgres, kafka, registry …).
 pub fn unavailable(dependency: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {

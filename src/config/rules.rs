@@ -91,6 +91,7 @@ pub(super) const RULES: &[Rule] = &[
     count("processor.queue_max_bytes", 64 * KIB, 1024 * MIB),
     count("processor.window_max_records", 10, 10_000_000),
     count("processor.in_flight_max", 1, 100_000),
+    count("processor.bulk_in_flight_max", 1, 100_000),
     count("processor.batch_max_records", 1, 10_000),
     ms("processor.batch_linger_ms", 0, SECOND_MS),
     count("processor.claim_shards", 1, 64),

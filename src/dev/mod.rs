@@ -8,7 +8,6 @@
 mod command;
 mod data_dir;
 mod demo;
-mod demo_report;
 mod environment;
 mod error;
 mod kafka;
@@ -16,6 +15,7 @@ mod ports;
 mod postgres;
 mod process;
 mod registry;
+mod reporting;
 mod run;
 mod stack;
 mod tools;
@@ -24,6 +24,7 @@ pub use command::{Options, SandboxFlags, StackFlags, run, run_sandbox, stack_run
 pub use error::{StackError, TakenPort};
 pub use ports::Ports;
 pub use process::Server;
+pub use reporting::{Reporting, Stopped, Told};
 pub use run::{run_until_signal, run_with_stack};
 pub use stack::{Stack, StackOptions};
 pub use tools::{Tools, default_data_dir, default_tools_dir};

@@ -110,10 +110,12 @@ impl Dispatcher {
     }
 
     /// Puts work into its recipient's lane. Work of one lane runs in the order of
-    /// submission, lanes run side by side. The caller bounds how much is in flight.
+    /// submission, but bulk after everything else; lanes run side by side. The
+    /// caller bounds how much is in flight.
     pub fn submit(self: &Arc<Self>, work: Work) {
         let key = work.assignment.recipient_id.0;
-        if let Some(first) = self.lanes.enter(key, work) {
+        let bulk = work.assignment.urgency == Urgency::Bulk;
+        if let Some(first) = self.lanes.enter(key, bulk, work) {
             let dispatcher = Arc::clone(self);
             tokio::spawn(async move {
                 let mut next = Some(first);
@@ -173,6 +175,7 @@ impl Dispatcher {
         let message = Message {
             delivery_id: assignment.delivery_id,
             attempt_group: assignment.attempt_group,
+            urgency: assignment.urgency,
             address: assignment.address.clone(),
             content,
         };

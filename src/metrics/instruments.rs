@@ -20,6 +20,7 @@ pub(super) struct Intake {
     pub(super) dead_letters: Counter<u64>,
     pub(super) breaker_open: Gauge<u64>,
     pub(super) partitions: Gauge<u64>,
+    pub(super) pauses: Counter<u64>,
     pub(super) commits: Counter<u64>,
     pub(super) rebalances: Counter<u64>,
     pub(super) rebalance_pauses: Histogram<f64>,
@@ -50,8 +51,9 @@ impl Intake {
                 meter,
                 "partitions",
                 "{partition}",
-                "Partitions in hand, and paused ones of them",
+                "Partitions in hand; paused ones, and bulk ones that rest for urgent work, of them",
             ),
+            pauses: counter(meter, "partition_pauses", "{pause}", "Pauses of partitions by cause"),
             commits: counter(meter, "commits", "{commit}", "Offset commits by result"),
             rebalances: counter(meter, "rebalances", "{rebalance}", "Rebalances by kind"),
             rebalance_pauses: seconds(

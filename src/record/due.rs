@@ -1,6 +1,7 @@
 //! Deliveries that wait for a worker: held until a time, queued, to be retried,
 //! of unknown outcome, or claimed by an owner that died.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -66,12 +67,31 @@ pub struct DueDelivery {
     pub cancelled: bool,
 }
 
+/// Which of the due deliveries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DueLane {
+    /// All that is not bulk.
+    Urgent,
+    /// Urgency `bulk`.
+    Bulk,
+}
+
+impl DueLane {
+    /// Its statement, and the name of that.
+    fn claim(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Urgent => (CLAIM_DUE, "claim_due"),
+            Self::Bulk => (&CLAIM_DUE_BULK, "claim_due_bulk"),
+        }
+    }
+}
+
 /// In the order of publication, so that one recipient's messages keep theirs.
 /// `SKIP LOCKED` lets any number of workers share the queue without waiting.
 const CLAIM_DUE: &str = "
 WITH due AS (
     SELECT delivery_id, state FROM delivery
-     WHERE due_at <= now()
+     WHERE due_at <= now() AND urgency <> 'bulk'
      ORDER BY due_at
      LIMIT $1
        FOR UPDATE SKIP LOCKED
@@ -93,27 +113,43 @@ SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipie
   FROM ours o JOIN notification n USING (notification_id)
  ORDER BY n.published_at, n.source_partition, n.source_offset";
 
+/// The condition on urgency is text and no parameter: it has to be that of an index.
+static CLAIM_DUE_BULK: LazyLock<String> =
+    LazyLock::new(|| CLAIM_DUE.replace("urgency <> 'bulk'", "urgency = 'bulk'"));
+
 const SET_ADDRESS: &str = "
 UPDATE delivery d SET address = i.address
   FROM unnest($1::uuid[], $2::text[]) AS i (delivery_id, address)
  WHERE d.delivery_id = i.delivery_id AND d.owner = $3::uuid";
 
+/// Two counts, because each index knows only its own lane.
+const DUE_WITHIN: &str = "
+WITH horizon AS (SELECT now() + $1::bigint * interval '1 millisecond' AS at)
+SELECT (SELECT count(*) FROM delivery WHERE due_at <= (SELECT at FROM horizon) AND urgency <> 'bulk')
+     + (SELECT count(*) FROM delivery WHERE due_at <= (SELECT at FROM horizon) AND urgency = 'bulk')";
+
 impl Store {
-    /// Claims up to `limit` due rows for `lease`.
+    /// Claims up to `limit` due rows of a lane for `lease`.
     ///
     /// # Errors
     /// As [`RecordError`] tells.
-    pub async fn claim_due(&self, limit: usize, lease: Duration) -> Result<Vec<DueDelivery>, RecordError> {
+    pub async fn claim_due(
+        &self,
+        lane: DueLane,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<DueDelivery>, RecordError> {
         let begun = Instant::now();
+        let (text, name) = lane.claim();
         let client = self.client().await?;
-        let statement = client.prepare_cached(CLAIM_DUE).await.map_err(RecordError::at("claim_due"))?;
+        let statement = client.prepare_cached(text).await.map_err(RecordError::at(name))?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
         let rows = client
             .query(&statement, &[&limit, &self.owner.0, &lease_ms])
             .await
-            .map_err(RecordError::at("claim_due"))?;
-        metrics::statement("claim_due", rows.len(), begun.elapsed());
+            .map_err(RecordError::at(name))?;
+        metrics::statement(name, rows.len(), begun.elapsed());
         rows.iter().map(due_delivery).collect()
     }
 
@@ -144,13 +180,7 @@ impl Store {
     pub async fn due_within(&self, time: Duration) -> Result<i64, RecordError> {
         let client = self.client().await?;
         let time_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let row = client
-            .query_one(
-                "SELECT count(*) FROM delivery WHERE due_at <= now() + $1::bigint * interval '1 millisecond'",
-                &[&time_ms],
-            )
-            .await
-            .map_err(RecordError::at("due_within"))?;
+        let row = client.query_one(DUE_WITHIN, &[&time_ms]).await.map_err(RecordError::at("due_within"))?;
         Ok(row.try_get(0)?)
     }
 }

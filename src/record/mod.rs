@@ -21,7 +21,7 @@ pub mod updates;
 
 pub use claim::{Claim, Claimed, FirstDelivery, Source};
 pub use conflict::Repeated;
-pub use due::DueDelivery;
+pub use due::{DueDelivery, DueLane};
 pub use error::RecordError;
 pub use outbox::{OutboxRow, Relay};
 pub use outcome::{NextDelivery, Recorded};

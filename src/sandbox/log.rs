@@ -215,6 +215,17 @@ impl MessageLog {
         self.inner.lock().messages.iter().cloned().collect()
     }
 
+    /// What has come in since a place in the sequence of all messages (0: the first),
+    /// oldest first, and the place after it. Messages that were given up are not among
+    /// them; a place beyond the newest one (the log was cleared) counts as 0.
+    #[must_use]
+    pub fn since(&self, place: u64) -> (u64, Vec<Arc<Received>>) {
+        let inner = self.inner.lock();
+        let place = if place > inner.stats.total { 0 } else { place };
+        let known = usize::try_from(place.saturating_sub(inner.stats.evicted)).unwrap_or(usize::MAX);
+        (inner.stats.total, inner.messages.iter().skip(known).cloned().collect())
+    }
+
     /// Forgets everything, the counts too.
     pub fn clear(&self) {
         *self.inner.lock() = Inner::default();
@@ -267,6 +278,24 @@ mod tests {
         }
         let stats = log.stats();
         assert_eq!((log.len(), stats.total, stats.evicted, stats.deliveries), (2, 5, 3, 2));
+    }
+
+    #[test]
+    fn what_is_new_is_given_once() {
+        let log = MessageLog::new(2);
+        assert_eq!(log.since(0).0, 0);
+        log.push(message(1));
+        let (place, new) = log.since(0);
+        assert_eq!((place, new.len()), (1, 1));
+        for number in 2..=4 {
+            log.push(message(number));
+        }
+        let (place, new) = log.since(place);
+        assert_eq!((place, new.len()), (4, 2), "the second message was given up");
+        assert!(log.since(place).1.is_empty());
+        log.clear();
+        log.push(message(5));
+        assert_eq!(log.since(place).1.len(), 1);
     }
 
     #[test]

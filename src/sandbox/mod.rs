@@ -8,12 +8,14 @@ mod fcm;
 mod inbox;
 mod listen;
 mod log;
+mod receipts;
 mod smtp;
 mod twilio;
 
 pub use faults::{ChannelFaults, Faults};
 pub use inbox::{faults_router, inbox_router};
 pub use log::{DEFAULT_CAPACITY, MessageLog, Received, Stats};
+pub use receipts::{ReceiptPlan, Receipts, Report, Word};
 pub use twilio::{ACCOUNT_SID, AUTH_TOKEN};
 
 use std::future::IntoFuture as _;

@@ -1,9 +1,14 @@
-//! Test results as laboratories would publish them: the same seed gives the same
-//! results, so that a run can be repeated and a repeated run changes nothing.
+//! Records as laboratories, backends and providers would publish them: the same seed
+//! gives the same records, so that a run can be repeated and a repeated run changes
+//! nothing.
 
 use jiff::{SignedDuration, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+
+mod requests;
+
+pub use requests::{RequestOptions, sample_requests, sample_updates};
 
 use crate::domain::{PatientId, Redacted, ResultUrgency, TestResultPublished};
 

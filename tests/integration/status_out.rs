@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What another backend reads of one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Change {
+pub struct Change {
     notification_id: String,
     patient_id: String,
     sequence: i32,
@@ -99,7 +99,7 @@ async fn in_database(world: &World) -> BTreeMap<String, (String, String, i32)> {
         .collect()
 }
 
-async fn outbox(world: &World) -> i64 {
+pub async fn outbox(world: &World) -> i64 {
     let client = world.pool.get().await.unwrap();
     client.query_one("SELECT count(*) FROM outbox", &[]).await.unwrap().get(0)
 }
@@ -110,7 +110,7 @@ async fn published(world: &World) -> Vec<Change> {
     changes(&read_topic(&world.config.kafka, &world.topic(&names::NOTIFICATION_STATUS)).await, id)
 }
 
-async fn assert_topic_tells_what_the_database_says(world: &World) -> Vec<Change> {
+pub async fn assert_topic_tells_what_the_database_says(world: &World) -> Vec<Change> {
     let changes = published(world).await;
     let told: BTreeMap<_, _> = rebuilt(&changes)
         .into_iter()

@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, reason = "a helper that no test uses at the moment is no fault")]
 
 mod kafka;
+mod news;
 mod people;
 mod process;
 mod proxy;
@@ -15,7 +16,8 @@ mod stack;
 mod world;
 
 pub use kafka::DeadLetter;
-pub use people::{contact, patient, recipient, request, result, results, sms_only};
+pub use news::{cancelled, consent, delivery_of, engaged, notification_of, receipt, receipt_for};
+pub use people::{contact, only, patient, recipient, request, result, results, sms_only};
 pub use process::Process;
 pub use proxy::{BrokerProxy, Proxy};
 pub use role::RunningRole;

@@ -1,20 +1,22 @@
 //! A world of one test: topics, database and providers that nobody else sees.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use futures::{StreamExt as _, stream};
 use patient_notify::config::Config;
-use patient_notify::domain::{NotificationRequested, State, TestResultPublished};
+use patient_notify::dev::Reporting;
+use patient_notify::domain::{NotificationRequested, NotificationUpdate, State, TestResultPublished};
 use patient_notify::record::recipients::{RecipientUpsert, upsert_many};
 use patient_notify::record::{Owner, Store, migrate, pool};
-use patient_notify::sandbox::{Sandbox, SandboxOptions};
+use patient_notify::sandbox::{ReceiptPlan, Sandbox, SandboxOptions};
 use patient_notify::topic::encoder::Encoder;
 use patient_notify::topic::lag::PartitionLag;
-use patient_notify::topic::names::{TEST_RESULTS, Topic};
+use patient_notify::topic::names::{NOTIFICATION_UPDATES, TEST_RESULTS, Topic};
 use patient_notify::topic::producer::Producer;
 use patient_notify::topic::{admin, schemas};
 use tempfile::TempDir;
@@ -192,6 +194,21 @@ impl World {
             .await
     }
 
+    /// Publishes updates in this order, those of one patient one after the other.
+    pub async fn publish_updates(&self, updates: &[NotificationUpdate]) {
+        self.encoder.schema_id(&NOTIFICATION_UPDATES).await.expect("our schema in the registry");
+        let name = self.topic(&NOTIFICATION_UPDATES);
+        let sent = stream::iter(updates)
+            .map(async |update| {
+                let payload = self.encoder.update(update).await.expect("an update that fits its schema");
+                let key = update.patient_id.as_ref().map_or(update.update_id.as_str(), |id| id.as_str());
+                let sent = self.producer.send(&name, Some(key.as_bytes()), Some(&payload), &[]).await;
+                sent.expect("an acknowledgement");
+            })
+            .buffered(PUBLISH_IN_FLIGHT);
+        sent.collect::<Vec<()>>().await;
+    }
+
     /// A request's value in the registry's wire format.
     pub async fn encode_request(&self, request: &NotificationRequested, topic: &Topic) -> Vec<u8> {
         let encoded = self.encoder.notification(topic, request).await;
@@ -225,10 +242,10 @@ impl World {
         blocking(move || kafka::partitions(&kafka)).await.iter().map(PartitionLag::lag).sum()
     }
 
-    /// The partitions of the test results, as their group sees them.
-    pub async fn committed(&self) -> Vec<PartitionLag> {
-        let kafka = self.config.kafka.clone();
-        blocking(move || kafka::test_results(&kafka)).await
+    /// The partitions of a topic, as its group sees them.
+    pub async fn committed(&self, topic: &Topic) -> Vec<PartitionLag> {
+        let (kafka, topic) = (self.config.kafka.clone(), *topic);
+        blocking(move || kafka::committed(&kafka, &topic)).await
     }
 
     /// Everything on the dead-letter topics of what our consumers read.
@@ -238,9 +255,20 @@ impl World {
     }
 
     /// Partition and offset of each test result that became a notification.
-    pub async fn noted(&self) -> std::collections::HashSet<(i32, i64)> {
-        let sources = self.store.sources(&self.topic(&TEST_RESULTS)).await;
+    pub async fn noted(&self) -> HashSet<(i32, i64)> {
+        self.noted_of(&TEST_RESULTS).await
+    }
+
+    /// Partition and offset of each record of a topic that became a notification.
+    pub async fn noted_of(&self, topic: &Topic) -> HashSet<(i32, i64)> {
+        let sources = self.store.sources(&self.topic(topic)).await;
         sources.expect("sources of notifications").into_iter().collect()
+    }
+
+    /// Speaks for providers, portal and patients from now on.
+    pub fn reporting(&self, plan: ReceiptPlan) -> Reporting {
+        let log = Arc::clone(&self.sandbox.log);
+        Reporting::start(&self.config, self.store.clone(), log, plan).expect("a teller of receipts")
     }
 
     /// Notifications by state.

@@ -126,6 +126,13 @@ pub fn records(topic: &str, outcome: &'static str, n: u64) {
     }
 }
 
+/// Records of `topic` that were ignored for this reason.
+pub fn ignored(topic: &str, reason: Reason, n: u64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.intake.ignored.add(n, &[word("reason", reason.as_str()), i.topic(topic)]);
+    }
+}
+
 /// An update of this kind that came to `result`.
 pub fn update(kind: &'static str, result: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {

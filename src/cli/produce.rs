@@ -1,4 +1,4 @@
-//! `produce test-results`: sample events, published as a laboratory would.
+//! `produce`: sample records, published as laboratories, backends and providers would.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 
 use crate::config::Config;
-use crate::domain::TestResultPublished;
-use crate::topic::encoder::Encoder;
-use crate::topic::names::TEST_RESULTS;
+use crate::topic::encoder::{EncodeError, Encoder};
+use crate::topic::names::{NOTIFICATION_UPDATES, NOTIFICATIONS, NOTIFICATIONS_BULK, TEST_RESULTS, Topic};
 use crate::topic::producer::Producer;
-use crate::topic::sample::{SampleOptions, sample_results};
+use crate::topic::sample::{RequestOptions, SampleOptions, sample_requests, sample_results, sample_updates};
 
 use super::print;
 
@@ -36,30 +35,56 @@ pub struct Options {
 enum What {
     /// TestResultPublished records on pat.test-results.v1.
     TestResults(TestResults),
+    /// NotificationRequested records on pat.notifications.v1: reminders, confirmations
+    /// and messages to one person.
+    Notifications(Sample),
+    /// NotificationRequested records on pat.notifications-bulk.v1: a campaign.
+    Bulk(Sample),
+    /// NotificationUpdate records on pat.notification-updates.v1: what becomes known
+    /// about the notifications of `produce notifications` with the same seed.
+    Updates(Sample),
+}
+
+/// How many records, about whom, how fast.
+#[derive(Debug, Clone, Args)]
+struct Sample {
+    /// Records to publish.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
+    /// Patients they belong to: pat-000001, pat-000002 ...
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=999_999))]
+    patients: u64,
+    /// Records per second; as fast as the brokers acknowledge when left out.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    rate: Option<u64>,
+    /// The same seed publishes the same records again, which changes nothing and
+    /// notifies nobody twice; when left out, every run publishes new ones.
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 /// A sample of test results.
 #[derive(Debug, Clone, Args)]
-pub struct TestResults {
-    /// Results to publish.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: u64,
-    /// Patients they belong to: pat-000001, pat-000002 ...
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=999_999))]
-    pub patients: u64,
-    /// Results per second; as fast as the brokers acknowledge when left out.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    pub rate: Option<u64>,
+struct TestResults {
+    #[command(flatten)]
+    sample: Sample,
     /// Share of critical results.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub critical_percent: u8,
+    critical_percent: u8,
     /// Share of results that the patient may see only hours later.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub embargo_percent: u8,
-    /// The same seed publishes the same results again, which notifies nobody
-    /// twice; when left out, every run publishes new ones.
-    #[arg(long)]
-    pub seed: Option<u64>,
+    embargo_percent: u8,
+}
+
+impl Sample {
+    fn seed(&self, now: Timestamp) -> u64 {
+        self.seed.unwrap_or_else(|| now.as_microsecond().unsigned_abs())
+    }
+
+    fn requests(&self, is_bulk: bool) -> RequestOptions {
+        let now = Timestamp::now();
+        RequestOptions { seed: self.seed(now), count: self.count, patients: self.patients, is_bulk, now }
+    }
 }
 
 /// Publishes what was asked for and prints what the brokers acknowledged.
@@ -67,64 +92,105 @@ pub struct TestResults {
 /// # Errors
 /// When a record was not acknowledged; the ones before it may have been.
 pub async fn run(config: &Config, options: Options) -> Result<()> {
-    let What::TestResults(options) = options.what;
-    let begin = Instant::now();
-    let acknowledged = test_results(config, &options).await?;
-    let elapsed = begin.elapsed();
-    let topic = TEST_RESULTS.full_name(&config.kafka.topic_prefix);
-    print(&format!(
-        "{acknowledged} test results for up to {} patients acknowledged on {topic} in {:.1} s ({:.0}/s)\n",
-        options.patients,
-        elapsed.as_secs_f64(),
-        acknowledged as f64 / elapsed.as_secs_f64().max(0.001),
-    ));
-    Ok(())
+    let publisher = Publisher {
+        encoder: Encoder::new(&config.registry, &config.kafka.topic_prefix)?,
+        producer: Producer::new(&config.kafka).context("cannot set up a Kafka producer")?,
+        prefix: config.kafka.topic_prefix.clone(),
+    };
+    let encoder = &publisher.encoder;
+    match &options.what {
+        What::TestResults(options) => {
+            let TestResults { sample, critical_percent, embargo_percent } = options;
+            let now = Timestamp::now();
+            let results = sample_results(SampleOptions {
+                critical_percent: *critical_percent,
+                embargo_percent: *embargo_percent,
+                ..SampleOptions::new(sample.seed(now), sample.count, sample.patients, now)
+            });
+            let records = results.map(async |result| {
+                Ok((result.patient_id.as_str().to_owned(), encoder.test_result(&result).await?))
+            });
+            publisher.publish(&TEST_RESULTS, "test results", sample, records).await
+        }
+        What::Notifications(sample) => publisher.requests(&NOTIFICATIONS, sample, false).await,
+        What::Bulk(sample) => publisher.requests(&NOTIFICATIONS_BULK, sample, true).await,
+        What::Updates(sample) => {
+            let records = sample_updates(sample.requests(false)).map(async |update| {
+                let key = update.patient_id.as_ref().map_or("", |id| id.as_str()).to_owned();
+                Ok((key, encoder.update(&update).await?))
+            });
+            publisher.publish(&NOTIFICATION_UPDATES, "updates", sample, records).await
+        }
+    }
 }
 
-/// Publishes a sample and returns how many records were acknowledged: all.
-///
-/// # Errors
-/// When the registry or the brokers did not take a record.
-pub async fn test_results(config: &Config, options: &TestResults) -> Result<u64> {
-    let encoder = Encoder::new(&config.registry, &config.kafka.topic_prefix)?;
-    encoder.schema_id(&TEST_RESULTS).await?;
-    let producer = Producer::new(&config.kafka).context("cannot set up a Kafka producer")?;
-    let topic = TEST_RESULTS.full_name(&config.kafka.topic_prefix);
+/// A record's key and value.
+type Keyed = Result<(String, Vec<u8>), EncodeError>;
 
-    let now = Timestamp::now();
-    let sample = SampleOptions {
-        seed: options.seed.unwrap_or_else(|| now.as_microsecond().unsigned_abs()),
-        count: options.count,
-        patients: options.patients,
-        critical_percent: options.critical_percent,
-        embargo_percent: options.embargo_percent,
-        now,
-    };
-    let send = |result: TestResultPublished| {
-        let (encoder, producer, topic) = (&encoder, &producer, &topic);
-        async move {
-            let bytes = encoder.test_result(&result).await?;
-            let key = result.patient_id.as_str().as_bytes();
-            producer.send(topic, Some(key), Some(&bytes), &[]).await?;
-            anyhow::Ok(())
-        }
-    };
+struct Publisher {
+    encoder: Encoder,
+    producer: Producer,
+    prefix: String,
+}
+
+impl Publisher {
+    async fn requests(&self, topic: &Topic, sample: &Sample, is_bulk: bool) -> Result<()> {
+        let records = sample_requests(sample.requests(is_bulk)).map(async |request| {
+            let value = self.encoder.notification(topic, &request).await?;
+            Ok((request.patient_id.as_str().to_owned(), value))
+        });
+        self.publish(topic, "requests", sample, records).await
+    }
+
+    /// Publishes records and says how many were acknowledged: all.
+    async fn publish(
+        &self,
+        topic: &Topic,
+        what: &str,
+        sample: &Sample,
+        records: impl Iterator<Item: Future<Output = Keyed>>,
+    ) -> Result<()> {
+        // Asked for once, so that the first records do not overtake each other.
+        self.encoder.schema_id(topic).await?;
+        let name = &topic.full_name(&self.prefix);
+        let begin = Instant::now();
+        let sends = stream::iter(records.zip(0_u64..))
+            .then(|(record, number)| pace(sample.rate, begin, number, record))
+            .map(async |record| {
+                let (key, value) = record.await?;
+                self.producer.send(name, Some(key.as_bytes()), Some(&value), &[]).await?;
+                anyhow::Ok(())
+            })
+            .buffer_unordered(IN_FLIGHT_MAX);
+        let acknowledged = count(sends, sample.count).await?;
+        self.producer.flush(FLUSH_TIMEOUT).await?;
+        let elapsed = begin.elapsed();
+        print(&format!(
+            "{acknowledged} {what} for up to {} patients acknowledged on {name} in {:.1} s ({:.0}/s)\n",
+            sample.patients,
+            elapsed.as_secs_f64(),
+            acknowledged as f64 / elapsed.as_secs_f64().max(0.001),
+        ));
+        Ok(())
+    }
+}
+
+/// Counts acknowledgements until the first failure, and shows how far it is when it
+/// takes long.
+async fn count(sends: impl futures::Stream<Item = Result<()>>, of: u64) -> Result<u64> {
+    let mut sends = std::pin::pin!(sends);
     let begin = Instant::now();
-    let bar = hidden_bar(options.count);
+    let bar = hidden_bar(of);
     let mut is_shown = false;
     let mut acknowledged = 0;
-    let mut first_error = None;
-    let paced = stream::iter(sample_results(sample).zip(0_u64..))
-        .then(|(result, number)| pace(options.rate, begin, number, result));
-    let mut sends = std::pin::pin!(paced.map(send).buffer_unordered(IN_FLIGHT_MAX));
     while let Some(sent) = sends.next().await {
-        match sent {
-            Ok(()) => acknowledged += 1,
-            Err(error) => {
-                first_error = Some(error);
-                break;
-            }
+        if let Err(error) = sent {
+            bar.finish_and_clear();
+            bail!(
+                error.context(format!("{acknowledged} of {of} were acknowledged before the first failure"))
+            );
         }
+        acknowledged += 1;
         if !is_shown && begin.elapsed() > PROGRESS_AFTER {
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
             is_shown = true;
@@ -132,23 +198,11 @@ pub async fn test_results(config: &Config, options: &TestResults) -> Result<u64>
         bar.set_position(acknowledged);
     }
     bar.finish_and_clear();
-    if let Some(error) = first_error {
-        bail!(error.context(format!(
-            "{acknowledged} of {} were acknowledged before the first failure",
-            options.count
-        )));
-    }
-    producer.flush(FLUSH_TIMEOUT).await?;
     Ok(acknowledged)
 }
 
-/// Holds the n-th result back until it is its turn at this rate.
-async fn pace(
-    rate: Option<u64>,
-    begin: Instant,
-    number: u64,
-    result: TestResultPublished,
-) -> TestResultPublished {
+/// Holds the n-th record back until it is its turn at this rate.
+async fn pace<T>(rate: Option<u64>, begin: Instant, number: u64, record: T) -> T {
     if let Some(rate) = rate {
         let due = Duration::from_secs_f64(number as f64 / rate as f64);
         let early = due.saturating_sub(begin.elapsed());
@@ -156,7 +210,7 @@ async fn pace(
             tokio::time::sleep(early).await;
         }
     }
-    result
+    record
 }
 
 fn hidden_bar(count: u64) -> ProgressBar {

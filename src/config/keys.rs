@@ -117,6 +117,7 @@ pub struct Plan {
     pub appointment_expiry_ms: u64,
     pub general_expiry_ms: u64,
     pub campaign_expiry_ms: u64,
+    pub schedule_max_ms: u64,
 }
 
 /// `[retry]`

@@ -123,6 +123,8 @@ pub(super) const RULES: &[Rule] = &[
     ms("plan.appointment_expiry_ms", MINUTE_MS, 90 * DAY_MS),
     ms("plan.general_expiry_ms", MINUTE_MS, 90 * DAY_MS),
     ms("plan.campaign_expiry_ms", MINUTE_MS, 90 * DAY_MS),
+    // Below what the front takes for expires_at.
+    ms("plan.schedule_max_ms", HOUR_MS, 731 * DAY_MS),
     ms("retry.initial_ms", 10, HOUR_MS),
     ms("retry.max_ms", 100, DAY_MS),
     ms("retry.give_up_after_ms", SECOND_MS, 30 * DAY_MS),

@@ -24,7 +24,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// `patient-notify dev …`
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// Load patients, publish results and show what became of them.
+    /// Load patients, publish results, requests and a campaign, and show what became of them.
     #[arg(long)]
     pub demo: bool,
     /// With --demo: end after the table; exit code 0 only if nothing was lost or doubled.
@@ -39,6 +39,12 @@ pub struct Options {
     /// With --demo: test results to publish.
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub results: u64,
+    /// With --demo: reminders, confirmations and messages to publish.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub requests: u64,
+    /// With --demo: messages of a campaign to publish.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub bulk: u64,
     /// With --demo: patients to load.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub patients: u64,

@@ -1,67 +1,70 @@
-//! The main job, shown: patients are loaded, a laboratory publishes results, and
-//! what became of each is compared with what the providers were given.
+//! The whole way, shown: patients are loaded; laboratories, backends and a campaign
+//! publish; providers, the portal and patients answer; and what became of each message
+//! is compared with what the providers were given and have said.
 
-use std::collections::HashSet;
+mod people;
+mod publish;
+mod report;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use futures::{StreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jiff::civil::time;
-use jiff::{SignedDuration, Timestamp};
 
+use self::people::recipients_of;
+use self::publish::Publisher;
+use self::report::Report;
 use super::command::Options;
-use super::demo_report::Report;
 use super::environment::Environment;
+use super::reporting::Reporting;
 use crate::config::Config;
-use crate::domain::{Channel, Purpose, QuietHours, Redacted, Relation, State};
-use crate::record::recipients::{ConsentUpsert, ContactPointUpsert, RecipientUpsert, upsert_many};
+use crate::domain::State;
+use crate::record::recipients::{RecipientUpsert, upsert_many};
 use crate::record::{Owner, Store, pool};
-use crate::topic::encoder::Encoder;
-use crate::topic::names::{NOTIFICATIONS, NOTIFICATIONS_BULK, TEST_RESULTS};
-use crate::topic::producer::Producer;
-use crate::topic::sample::{SampleOptions, sample_patient, sample_results};
+use crate::sandbox::ReceiptPlan;
+use crate::topic::names::{ALL, NOTIFICATIONS, NOTIFICATIONS_BULK, TEST_RESULTS};
 use crate::topic::{dlq_of, lag};
 
-/// Results on their way to the broker at once.
-const PUBLISH_IN_FLIGHT: usize = 512;
-/// Share of results that may be seen only a little later, and how much later.
-const EMBARGO_PERCENT: u8 = 4;
-const EMBARGO: SignedDuration = SignedDuration::from_secs(4);
-/// Records that no decoder can read, as a broken laboratory would send them.
-const BROKEN_RECORDS: usize = 3;
 /// Longest wait until everything has come to rest.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(180);
+/// What is planned for later than this is not waited for: quiet hours, far schedules.
+const WAITED_FOR: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(200);
 /// A step that takes longer than this gets a progress bar.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
 
-/// What the laboratory knows: each record that the broker acknowledged.
-#[derive(Debug, Default)]
-pub(super) struct Published {
-    pub(super) results: HashSet<(i32, i64)>,
-    pub(super) broken: usize,
-    pub(super) elapsed: Duration,
-}
-
-/// Runs the demonstration. False when something was lost or doubled.
+/// Runs the demonstration. False when something was lost, doubled, left, or is not as
+/// the receipts say.
 pub(super) async fn run(environment: &mut Environment, options: &Options) -> anyhow::Result<bool> {
     let config = Arc::clone(&environment.config);
+    let log = Arc::clone(&environment.sandbox.log);
     let pool = pool::pool(&config.postgres)?;
     let recipients: Vec<RecipientUpsert> = (1..=options.patients).flat_map(recipients_of).collect();
     upsert_many(&pool, &recipients).await.context("loading recipients")?;
     println!("Loaded {} recipients of {} patients.", recipients.len(), options.patients);
 
-    let published = publish(&config, options).await?;
+    let store = Store::new(pool, Owner::new());
+    let reporting = Reporting::start(&config, store.clone(), Arc::clone(&log), ReceiptPlan::default())?;
+    let publisher = Publisher::new(&config, options)?;
+    let mut published = publisher.publish().await?;
     println!(
-        "Published {} test results (and {} broken records) in {:.1} s, all acknowledged.",
-        published.results.len(),
+        "Published {} test results, {} requests, {} of a campaign (and {} broken records) in {:.1} s.",
+        published.count(&TEST_RESULTS),
+        published.count(&NOTIFICATIONS),
+        published.count(&NOTIFICATIONS_BULK),
         published.broken,
         published.elapsed.as_secs_f64()
     );
-    let store = Store::new(pool, Owner::new());
-    settle(&config, &store, options.results).await?;
-    let report = Report::gather(&config, &store, &environment.sandbox.log, &published).await?;
+    publisher.call_off(&published.called_off).await?;
+    settle(&config, &store, &reporting).await?;
+
+    let stopped = reporting.told().stopped;
+    publisher.write_again(&stopped, &mut published).await?;
+    println!("{} patients answered a text message with STOP; each was written to again.", stopped.len());
+    settle(&config, &store, &reporting).await?;
+    let told = reporting.stop().await?;
+    let report = Report::gather(&config, &store, &log, &published, &told).await?;
     println!("\n{report}");
     Ok(report.is_clean())
 }
@@ -82,153 +85,30 @@ impl Progress {
         Self { bar, begun: Instant::now() }
     }
 
-    fn at(&self, position: u64) {
+    fn at(&self, position: u64, count: u64) {
         if self.bar.is_hidden() && self.begun.elapsed() > PROGRESS_AFTER {
             self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
         }
+        self.bar.set_length(count);
         self.bar.set_position(position);
     }
-}
 
-/// The recipients of one patient: mostly the patient alone, and now and then
-/// somebody whom a portal has to get right.
-fn recipients_of(number: u64) -> Vec<RecipientUpsert> {
-    let patient = sample_patient(number);
-    let name = patient.as_str().to_owned();
-    let mut own = RecipientUpsert {
-        external_id: name.clone(),
-        patients: vec![(patient.clone(), Relation::Patient)],
-        display_name: Some(Redacted::new(format!("Patient {number}"))),
-        locale: (number.is_multiple_of(5)).then(|| "es".to_owned()),
-        time_zone: None,
-        quiet_hours: Some(never_quiet()),
-        channel_order: match number % 20 {
-            0..=9 => vec![Channel::Sms, Channel::Email],
-            10..=14 => vec![Channel::Email, Channel::Sms],
-            _ => vec![Channel::Push, Channel::Sms],
-        },
-        contact_points: contact_points(number),
-        consents: Vec::new(),
-    };
-    match number % 100 {
-        // Opted out of everything about results.
-        7 => own.consents = Channel::ALL.iter().map(|&channel| refusal(channel)).collect(),
-        // Reachable nowhere.
-        17 => own.contact_points.clear(),
-        // A number that the carrier refuses: the next channel follows.
-        27 => own.contact_points.iter_mut().filter(|point| point.channel == Channel::Sms).for_each(|point| {
-            point.address = Redacted::new("+15005550001".to_owned());
-        }),
-        // Asleep now, wherever the clock stands.
-        37 => own.quiet_hours = Some(quiet_now()),
-        _ => {}
+    fn one_more(&self) {
+        self.at(self.bar.position() + 1, self.bar.length().unwrap_or_default());
     }
-    let mut all = vec![own];
-    if number.is_multiple_of(10) {
-        all.push(RecipientUpsert {
-            external_id: format!("proxy-{number:06}"),
-            patients: vec![(patient, Relation::Proxy)],
-            display_name: Some(Redacted::new(format!("Proxy of patient {number}"))),
-            locale: None,
-            time_zone: None,
-            quiet_hours: Some(never_quiet()),
-            channel_order: vec![Channel::Email],
-            contact_points: vec![point(Channel::Email, format!("proxy-{number:06}@example.org"))],
-            consents: Vec::new(),
-        });
-    }
-    all
-}
 
-fn contact_points(number: u64) -> Vec<ContactPointUpsert> {
-    vec![
-        point(Channel::Sms, format!("+1555{number:07}")),
-        point(Channel::Email, format!("patient-{number:06}@example.org")),
-        point(Channel::Push, format!("device-{number:06}")),
-    ]
-}
-
-fn point(channel: Channel, address: String) -> ContactPointUpsert {
-    ContactPointUpsert { channel, address: Redacted::new(address), verified_at: Some(Timestamp::now()) }
-}
-
-fn refusal(channel: Channel) -> ConsentUpsert {
-    ConsentUpsert {
-        channel,
-        purpose: Purpose::TestResult,
-        granted: false,
-        given_at: Timestamp::now(),
-        recorded_by: "demo".to_owned(),
-        how: "settings page".to_owned(),
+    fn clear(&self) {
+        self.bar.finish_and_clear();
     }
 }
 
-fn never_quiet() -> QuietHours {
-    QuietHours { start: time(0, 0, 0, 0), end: time(0, 0, 0, 0) }
-}
-
-/// From two hours ago until six hours ahead in the default time zone.
-fn quiet_now() -> QuietHours {
-    let zone = Config::from_defaults().plan.default_time_zone;
-    let now = Timestamp::now().in_tz(&zone).map_or(time(12, 0, 0, 0), |local| local.time());
-    let hour = |shift: i64| {
-        now.wrapping_add(SignedDuration::from_hours(shift))
-            .with()
-            .minute(0)
-            .second(0)
-            .subsec_nanosecond(0)
-            .build()
-    };
-    QuietHours { start: hour(-2).unwrap_or(now), end: hour(6).unwrap_or(now) }
-}
-
-async fn publish(config: &Config, options: &Options) -> anyhow::Result<Published> {
-    let encoder = Encoder::new(&config.registry, &config.kafka.topic_prefix)?;
-    let producer = Producer::new(&config.kafka)?;
-    let topic = TEST_RESULTS.full_name(&config.kafka.topic_prefix);
-    let now = Timestamp::now();
-    let seed = now.as_microsecond().unsigned_abs();
-    let sample = SampleOptions {
-        embargo_percent: EMBARGO_PERCENT,
-        ..SampleOptions::new(seed, options.results, options.patients, now)
-    };
-    let begun = Instant::now();
-    let progress = Progress::new("publishing", options.results);
-    let mut sends = stream::iter(sample_results(sample))
-        .map(|mut result| {
-            if result.available_at > result.released_at {
-                result.available_at = now + EMBARGO;
-            }
-            let (encoder, producer, topic) = (&encoder, &producer, &topic);
-            async move {
-                let payload = encoder.test_result(&result).await?;
-                let key = result.patient_id.as_str().as_bytes();
-                anyhow::Ok(producer.send(topic, Some(key), Some(&payload), &[]).await?)
-            }
-        })
-        .buffer_unordered(PUBLISH_IN_FLIGHT);
-    let mut published = Published::default();
-    while let Some(position) = sends.next().await {
-        published.results.insert(position.context("publishing a test result")?);
-        progress.at(published.results.len() as u64);
-    }
-    progress.bar.finish_and_clear();
-    for number in 0..BROKEN_RECORDS {
-        let key = sample_patient(number as u64 + 1);
-        let broken: &[u8] = b"not a record of the registry's wire format";
-        producer.send(&topic, Some(key.as_str().as_bytes()), Some(broken), &[]).await?;
-        published.broken += 1;
-    }
-    published.elapsed = begun.elapsed();
-    Ok(published)
-}
-
-/// Waits until the groups have read everything and no delivery is on its way,
-/// save those that sleeping patients' quiet hours hold for hours.
-async fn settle(config: &Config, store: &Store, results: u64) -> anyhow::Result<()> {
+/// Waits until the groups have read everything, no delivery is on its way (save those
+/// that wait for hours), and everything was said of every message and taken in.
+async fn settle(config: &Config, store: &Store, reporting: &Reporting) -> anyhow::Result<()> {
     let deadline = Instant::now() + SETTLE_TIMEOUT;
-    let progress = Progress::new("delivering", results);
+    let progress = Progress::new("delivering", 0);
     loop {
+        let idle = reporting.is_idle()?;
         let behind = lag_of(config).await?;
         let states = store.count_states().await?;
         let moving: i64 = states
@@ -236,42 +116,49 @@ async fn settle(config: &Config, store: &Store, results: u64) -> anyhow::Result<
             .filter(|one| !one.state.is_terminal() && !matches!(one.state, State::Sent | State::Held))
             .map(|one| one.count)
             .sum();
-        let ended: i64 = states.iter().map(|one| one.count).sum();
-        progress.at(u64::try_from(ended - moving).unwrap_or(0));
-        if behind == 0 && moving == 0 && store.due_within(Duration::from_secs(60)).await? == 0 {
-            progress.bar.finish_and_clear();
+        let count: i64 = states.iter().map(|one| one.count).sum();
+        let number = |count: i64| u64::try_from(count).unwrap_or(0);
+        progress.at(number(count - moving), number(count));
+        let unmatched = store.unmatched_waiting().await?;
+        let due = store.due_within(WAITED_FOR).await?;
+        if idle && behind == 0 && moving == 0 && due == 0 && unmatched == 0 && reporting.is_idle()? {
+            progress.clear();
             return Ok(());
         }
         if Instant::now() > deadline {
-            progress.bar.finish_and_clear();
-            bail!("not at rest after {} s: lag {behind}, {moving} on their way", SETTLE_TIMEOUT.as_secs());
+            progress.clear();
+            bail!(
+                "not at rest after {} s: lag {behind}, {moving} on their way, {due} due, {unmatched} updates unmatched",
+                SETTLE_TIMEOUT.as_secs()
+            );
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(LOOK).await;
     }
 }
 
 /// Records that our groups have not committed.
-pub(super) async fn lag_of(config: &Config) -> anyhow::Result<i64> {
+async fn lag_of(config: &Config) -> anyhow::Result<i64> {
     let kafka = config.kafka.clone();
     tokio::task::spawn_blocking(move || {
         let prefix = &kafka.topic_prefix;
         let mut total = 0;
-        for topics in [&[TEST_RESULTS][..], &[NOTIFICATIONS, NOTIFICATIONS_BULK]] {
-            let group = topics.iter().find_map(|topic| topic.full_group(prefix)).unwrap_or_default();
-            let names: Vec<String> = topics.iter().map(|topic| topic.full_name(prefix)).collect();
-            total += lag::read(&kafka, &group, &names)?.iter().map(lag::PartitionLag::lag).sum::<i64>();
+        for topic in ALL {
+            let Some(group) = topic.full_group(prefix) else { continue };
+            let partitions = lag::read(&kafka, &group, &[topic.full_name(prefix)])?;
+            total += partitions.iter().map(lag::PartitionLag::lag).sum::<i64>();
         }
         anyhow::Ok(total)
     })
     .await?
 }
 
-/// Records in the dead-letter topic of the test results.
-pub(super) async fn dead_letters(config: &Config) -> anyhow::Result<i64> {
+/// Records in the dead-letter topics.
+async fn dead_letters(config: &Config) -> anyhow::Result<i64> {
     let kafka = config.kafka.clone();
     tokio::task::spawn_blocking(move || {
-        let topic = dlq_of(&TEST_RESULTS.full_name(&kafka.topic_prefix));
-        let partitions = lag::read(&kafka, "patient-notify-demo", &[topic])?;
+        let read = ALL.iter().filter(|topic| topic.group.is_some());
+        let topics: Vec<String> = read.map(|topic| dlq_of(&topic.full_name(&kafka.topic_prefix))).collect();
+        let partitions = lag::read(&kafka, "patient-notify-demo", &topics)?;
         anyhow::Ok(partitions.iter().map(|one| one.high - one.low).sum())
     })
     .await?

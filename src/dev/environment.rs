@@ -200,6 +200,8 @@ fn start_roles(context: &Context, sandbox: &Sandbox) -> JoinSet<(&'static str, a
     running.spawn(async move { ("consumer-notification", consumer.await) });
     let consumer = roles::consumer_notification_update::run(context.clone());
     running.spawn(async move { ("consumer-notification-update", consumer.await) });
+    let consumer = roles::consumer_notification_update::run(context.clone());
+    running.spawn(async move { ("consumer-notification-update", consumer.await) });
     let worker = roles::wrk_notifications::run(context.clone());
     running.spawn(async move { ("wrk-notifications", worker.await) });
     let worker = roles::wrk_default::run(context.clone());

@@ -8,7 +8,6 @@
 mod command;
 mod data_dir;
 mod demo;
-mod demo_report;
 mod environment;
 mod error;
 mod kafka;

@@ -8,7 +8,8 @@ mod recorder;
 
 pub use lanes::Lanes;
 pub use outcome::{
-    after_send, expired, found, held, look_up_later, never_known, not_rendered, released, suppressed, unknown,
+    after_send, cancelled, expired, found, held, look_up_later, never_known, not_rendered, released,
+    suppressed, unknown,
 };
 pub use recorder::{OnRecorded, Recorder, RecorderOptions};
 
@@ -19,7 +20,9 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use crate::deliver::{Message, Providers, Renderer, SendOutcome};
-use crate::domain::{Channel, DeliveryId, NotificationId, Outcome, Purpose, RecipientId, Redacted, Urgency};
+use crate::domain::{
+    Channel, DeliveryId, NotificationId, Outcome, Purpose, RecipientId, Redacted, Strategy, Urgency,
+};
 use crate::metrics;
 use crate::plan::RetryPolicy;
 use crate::record::Recorded;
@@ -49,6 +52,8 @@ pub struct Assignment {
     pub position: i16,
     /// The plan's channels.
     pub channels: Vec<Channel>,
+    /// How they are used.
+    pub strategy: Strategy,
     /// Where to.
     pub address: Redacted<String>,
     /// Locale of the words.

@@ -15,6 +15,7 @@ const ROWS: [f64; 9] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2000.
 /// From the topics to the claim, and the offsets.
 pub(super) struct Intake {
     pub(super) records: Counter<u64>,
+    pub(super) ignored: Counter<u64>,
     pub(super) updates: Counter<u64>,
     pub(super) dead_letters: Counter<u64>,
     pub(super) breaker_open: Gauge<u64>,
@@ -32,6 +33,7 @@ impl Intake {
     pub(super) fn new(meter: &Meter) -> Self {
         Self {
             records: counter(meter, "records", "{record}", "Records by how they ended"),
+            ignored: counter(meter, "ignored", "{record}", "Records that came to nothing, by reason"),
             updates: counter(
                 meter,
                 "updates",

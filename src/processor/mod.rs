@@ -5,6 +5,7 @@
 mod batch;
 mod breaker;
 mod claims;
+mod fingerprint;
 mod notify;
 mod pending;
 mod retry;

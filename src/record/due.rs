@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 use super::error::RecordError;
 use super::store::Store;
 use crate::domain::{
-    Channel, DeliveryId, NotificationId, PatientId, Purpose, RecipientId, Redacted, State, Urgency,
+    Channel, DeliveryId, NotificationId, PatientId, Purpose, RecipientId, Redacted, State, Strategy, Urgency,
 };
 use crate::metrics;
 
@@ -39,6 +39,8 @@ pub struct DueDelivery {
     pub position: i16,
     /// The plan's channels.
     pub channels: Vec<Channel>,
+    /// How they are used.
+    pub strategy: Strategy,
     /// Where it was last sent to, if it was.
     pub address: Option<Redacted<String>>,
     /// Locale of the words.
@@ -61,6 +63,8 @@ pub struct DueDelivery {
     pub published_at: Timestamp,
     /// True when `expires_at` has passed, by the database's clock.
     pub expired: bool,
+    /// True when its caller took the notification back.
+    pub cancelled: bool,
 }
 
 /// Which of the due deliveries.
@@ -101,10 +105,11 @@ WITH due AS (
     RETURNING d.*, due.state AS was
 )
 SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipient_id, n.purpose, n.urgency,
-       o.channel, o.position, n.channels, o.address, n.locale, n.variables, o.attempt, o.attempt_group,
+       o.channel, o.position, n.channels, n.strategy, o.address, n.locale, n.variables, o.attempt, o.attempt_group,
        (extract(epoch FROM now() - o.first_attempt_at) * 1000)::bigint AS trying_for_ms,
        (extract(epoch FROM now() - o.unknown_since) * 1000)::bigint AS unknown_for_ms,
-       o.first_attempt_at, o.expires_at, n.published_at, o.expires_at <= now() AS expired
+       o.first_attempt_at, o.expires_at, n.published_at, o.expires_at <= now() AS expired,
+       n.cancelled_at IS NOT NULL AS cancelled
   FROM ours o JOIN notification n USING (notification_id)
  ORDER BY n.published_at, n.source_partition, n.source_offset";
 
@@ -207,6 +212,7 @@ fn due_delivery(row: &Row) -> Result<DueDelivery, RecordError> {
         channel: word(row, "channel", Channel::parse)?,
         position: row.try_get("position")?,
         channels: channels.into_iter().filter_map(Channel::parse).collect(),
+        strategy: word(row, "strategy", Strategy::parse)?,
         address: row.try_get::<_, Option<String>>("address")?.map(Redacted::new),
         locale: row.try_get("locale")?,
         variables: Redacted::new(pairs(variables)),
@@ -218,6 +224,7 @@ fn due_delivery(row: &Row) -> Result<DueDelivery, RecordError> {
         expires_at: row.try_get("expires_at")?,
         published_at: row.try_get("published_at")?,
         expired: row.try_get("expired")?,
+        cancelled: row.try_get("cancelled")?,
     })
 }
 

@@ -54,6 +54,9 @@ pub struct NextDelivery {
 
 /// A lease that was lost records nothing. One that ran out while nobody else took
 /// the row may still say the truth: owner and epoch are unchanged then.
+///
+/// The rows are locked by id before any is changed, as whoever folds updates does: an
+/// UPDATE alone takes them in the order of its plan, and the two block each other.
 const RECORD: &str = "
 WITH input AS (
     SELECT * FROM unnest(
@@ -61,6 +64,15 @@ WITH input AS (
         $9::text[], $10::text[], $11::uuid[], $12::text[], $13::smallint[]
     ) AS t (delivery_id, epoch, state, reason, notification_state, attempts, new_group, due_after_ms,
             provider, provider_message_id, next_id, next_channel, next_position)
+), ours AS MATERIALIZED (
+    SELECT d.delivery_id
+      FROM delivery d JOIN input i USING (delivery_id)
+     WHERE d.owner = $14::uuid
+       AND d.epoch = i.epoch
+       AND d.state IN ('dispatching', 'outcome_unknown')
+       AND NOT d.folded
+     ORDER BY d.delivery_id
+       FOR UPDATE OF d
 ), done AS (
     UPDATE delivery d
        SET state = i.state,
@@ -73,7 +85,7 @@ WITH input AS (
            provider = coalesce(i.provider, d.provider),
            provider_message_id = coalesce(i.provider_message_id, d.provider_message_id),
            updated_at = now()
-      FROM input i
+      FROM input i JOIN ours USING (delivery_id)
      WHERE d.delivery_id = i.delivery_id
        AND d.owner = $14::uuid
        AND d.epoch = i.epoch

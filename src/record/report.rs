@@ -2,6 +2,7 @@
 //! compare the database with what providers saw.
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::error::RecordError;
@@ -54,6 +55,10 @@ pub struct Addressee {
 pub struct DeliveryLine {
     /// Which delivery.
     pub delivery_id: DeliveryId,
+    /// Of which notification.
+    pub notification_id: NotificationId,
+    /// The most that is known to have been done with the notification.
+    pub engagement: Option<Engagement>,
     /// Full name of the topic that its notification came from.
     pub source_topic: String,
     /// Which way.
@@ -74,7 +79,7 @@ const STATES: &str = "
 SELECT state, reason, count(*) AS count FROM notification GROUP BY state, reason ORDER BY state, reason";
 
 const DELIVERIES: &str = "
-SELECT d.delivery_id, n.source_topic, d.channel, d.position, d.state, d.urgency, n.published_at,
+SELECT d.delivery_id, d.notification_id, n.engagement, n.source_topic, d.channel, d.position, d.state, d.urgency, n.published_at,
        EXISTS (SELECT FROM why w WHERE w.notification_id = d.notification_id
                   AND w.step = 'plan' AND w.state = 'held') AS was_held
   FROM delivery d JOIN notification n USING (notification_id)";
@@ -89,8 +94,19 @@ SELECT d.delivery_id, d.provider_message_id, d.notification_id, n.patient_id, r.
   JOIN recipient r ON r.recipient_id = d.recipient_id
  WHERE d.delivery_id = ANY ($1) OR d.provider_message_id = ANY ($2)";
 
+const STATES_OF: &str = "
+SELECT notification_id, state, reason FROM notification WHERE notification_id = ANY ($1)";
+
+const UNMATCHED: &str = "SELECT count(*) FROM unmatched_update WHERE next_look_at IS NOT NULL";
+
 const SOURCES: &str = "
 SELECT DISTINCT source_partition, source_offset FROM notification WHERE source_topic = $1";
+
+fn engagement(row: &Row) -> Result<Option<Engagement>, RecordError> {
+    let unknown = || RecordError::bug("notification holds a word that this version does not know");
+    let word: Option<&str> = row.try_get("engagement")?;
+    word.map(|word| Engagement::parse(word).ok_or_else(unknown)).transpose()
+}
 
 impl Store {
     /// Notifications by state and reason.
@@ -124,14 +140,11 @@ impl Store {
             .map(|row| {
                 let unknown =
                     || RecordError::bug("notification holds a word that this version does not know");
-                let engagement: Option<&str> = row.try_get("engagement")?;
                 Ok(SourceCount {
                     source_topic: row.try_get("source_topic")?,
                     state: State::parse(row.try_get("state")?).ok_or_else(unknown)?,
                     reason: Reason::parse(row.try_get("reason")?).ok_or_else(unknown)?,
-                    engagement: engagement
-                        .map(|word| Engagement::parse(word).ok_or_else(unknown))
-                        .transpose()?,
+                    engagement: engagement(row)?,
                     count: row.try_get("count")?,
                 })
             })
@@ -178,6 +191,8 @@ impl Store {
                 let unknown = || RecordError::bug("delivery holds a word that this version does not know");
                 Ok(DeliveryLine {
                     delivery_id: DeliveryId(row.try_get("delivery_id")?),
+                    notification_id: NotificationId(row.try_get("notification_id")?),
+                    engagement: engagement(row)?,
                     source_topic: row.try_get("source_topic")?,
                     channel: Channel::parse(row.try_get("channel")?).ok_or_else(unknown)?,
                     position: row.try_get("position")?,
@@ -188,6 +203,40 @@ impl Store {
                 })
             })
             .collect()
+    }
+
+    /// Where these notifications stand, and why; those that exist, in no order.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn states_of(
+        &self,
+        notifications: &[NotificationId],
+    ) -> Result<Vec<(NotificationId, State, Reason)>, RecordError> {
+        let client = self.client().await?;
+        let ids: Vec<Uuid> = notifications.iter().map(|id| id.0).collect();
+        let rows = client.query(STATES_OF, &[&ids]).await.map_err(RecordError::at("states_of"))?;
+        rows.iter()
+            .map(|row| {
+                let unknown =
+                    || RecordError::bug("notification holds a word that this version does not know");
+                Ok((
+                    NotificationId(row.try_get(0)?),
+                    State::parse(row.try_get(1)?).ok_or_else(unknown)?,
+                    Reason::parse(row.try_get(2)?).ok_or_else(unknown)?,
+                ))
+            })
+            .collect()
+    }
+
+    /// Updates that wait for what they are about.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn unmatched_waiting(&self) -> Result<i64, RecordError> {
+        let client = self.client().await?;
+        let row = client.query_one(UNMATCHED, &[]).await.map_err(RecordError::at("unmatched_waiting"))?;
+        Ok(row.try_get(0)?)
     }
 
     /// Partition and offset of every record of a topic that became a notification.

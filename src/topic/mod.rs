@@ -5,6 +5,7 @@ pub mod admin;
 pub mod client;
 pub mod consumer;
 pub mod dead_letter;
+pub mod dlq;
 pub mod encoder;
 mod evolution;
 mod group;

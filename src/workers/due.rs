@@ -210,10 +210,13 @@ impl DueWorker {
         self.dispatcher.record(recorded, outcome, give_back(place)).await;
     }
 
-    /// What may have changed since it was planned is looked at again: expiry,
-    /// consent, address, quiet hours.
+    /// What may have changed since it was planned is looked at again: cancellation,
+    /// expiry, consent, address, quiet hours.
     fn prepare(&self, due: &DueDelivery, recipient: Option<&Recipient>, lease_until: Instant) -> Prepared {
         let mut assignment = assignment(due, lease_until);
+        if due.cancelled {
+            return Prepared::Ended(dispatch::cancelled(&assignment));
+        }
         if due.expired {
             return Prepared::Ended(dispatch::expired(&assignment));
         }
@@ -353,6 +356,7 @@ fn assignment(due: &DueDelivery, lease_until: Instant) -> Assignment {
         channel: due.channel,
         position: due.position,
         channels: due.channels.clone(),
+        strategy: due.strategy,
         address: due.address.clone().unwrap_or_else(|| Redacted::new(String::new())),
         locale: due.locale.clone(),
         variables: due.variables.clone(),

@@ -52,6 +52,7 @@ fn plan() -> Plan {
         appointment_expiry_ms: 1,
         general_expiry_ms: 1,
         campaign_expiry_ms: 1,
+        schedule_max_ms: 31_622_400_000,
     }
 }
 

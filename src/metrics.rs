@@ -126,6 +126,13 @@ pub fn records(topic: &str, outcome: &'static str, n: u64) {
     }
 }
 
+/// Records of `topic` that were ignored for this reason.
+pub fn ignored(topic: &str, reason: Reason, n: u64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.intake.ignored.add(n, &[word("reason", reason.as_str()), i.topic(topic)]);
+    }
+}
+
 /// An update of this kind that came to `result`.
 pub fn update(kind: &'static str, result: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {
@@ -223,6 +230,20 @@ pub fn partitions(assigned: u64, paused: u64) {
     if let Some(i) = INSTRUMENTS.get() {
         i.intake.partitions.record(assigned, &[word("state", "assigned")]);
         i.intake.partitions.record(paused, &[word("state", "paused")]);
+    }
+}
+
+/// Bulk partitions in hand that rest for urgent work.
+pub fn bulk_resting(partitions: u64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.intake.partitions.record(partitions, &[word("state", "resting_for_urgent")]);
+    }
+}
+
+/// A partition was paused, because it is full or for urgent work.
+pub fn partition_paused(cause: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.intake.pauses.add(1, &[word("cause", cause)]);
     }
 }
 

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jiff::civil::Time;
 
 use super::proto;
-use crate::domain::{Channel, Purpose, QuietHours, Relation, State, Urgency};
+use crate::domain::{Channel, Purpose, QuietHours, Relation, State, Strategy, Urgency};
 
 /// A pair of functions for each enum; `*_UNSPECIFIED` is `None`.
 macro_rules! both_ways {
@@ -32,6 +32,7 @@ both_ways!(Purpose, purpose_from, purpose_to, Unspecified, {
 });
 both_ways!(Urgency, urgency_from, urgency_to, Unspecified, { Bulk, Normal, High, Critical });
 both_ways!(Channel, channel_from, channel_to, Unspecified, { Sms, Email, Push });
+both_ways!(Strategy, strategy_from, strategy_to, Unspecified, { InOrder, AllAtOnce });
 both_ways!(Relation, relation_from, relation_to, Unspecified, { Patient, Proxy });
 both_ways!(State, state_from, state_to, Unspecified, {
     Accepted, Held, Queued, Dispatching, Sent, Delivered, TemporaryFailure, OutcomeUnknown,
@@ -79,6 +80,10 @@ mod tests {
                 purpose_to(purpose).as_str_name(),
                 format!("PURPOSE_{}", purpose.as_str().to_uppercase())
             );
+        }
+        for &strategy in Strategy::ALL {
+            let spelled = format!("STRATEGY_{}", strategy.as_str().to_uppercase());
+            assert_eq!(strategy_to(strategy).as_str_name(), spelled);
         }
         assert_eq!(channel_from(proto::Channel::Unspecified), None);
     }

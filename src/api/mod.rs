@@ -16,6 +16,7 @@ use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use deadpool_postgres::Pool;
+use jiff::SignedDuration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -72,6 +73,8 @@ pub struct Front {
     pub publisher: Publisher,
     /// To the database.
     pub pool: Pool,
+    /// How far ahead a message may be scheduled.
+    pub schedule_max: Duration,
     /// More pages on the same port (the sandbox's inbox). It must not have the path
     /// `/`; its fallback is not used.
     pub extra_http: Router,
@@ -195,8 +198,11 @@ async fn listen(config: &config::App) -> Result<TcpListener, ServeError> {
 /// The project's services behind their bounds.
 fn services(front: &Front) -> Router {
     let max_bytes = front.config.request_max_bytes;
-    let notifications =
-        notification::Notifications { publisher: front.publisher.clone(), pool: front.pool.clone() };
+    let notifications = notification::Notifications {
+        publisher: front.publisher.clone(),
+        pool: front.pool.clone(),
+        schedule_max: SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX),
+    };
     let recipients = recipient::Recipients { pool: front.pool.clone() };
     Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
         .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))

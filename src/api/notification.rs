@@ -10,7 +10,8 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::convert::{
-    channel_to, purpose_from, purpose_to, state_to, timestamp_to, urgency_from, urgency_to,
+    channel_to, purpose_from, purpose_to, state_to, strategy_from, strategy_to, timestamp_to, urgency_from,
+    urgency_to,
 };
 use super::error::ApiError;
 use super::guard::Deadline;
@@ -21,10 +22,10 @@ use super::validate::Violations;
 use crate::domain::{NotificationId, NotificationRequested, Redacted, Strategy, Urgency};
 use crate::record::read::{self, DeliveryView, NotificationView, WhyLine};
 
-/// How far ahead a message may be scheduled.
-const SEND_AT_MAX: SignedDuration = SignedDuration::from_hours(366 * 24);
-/// How far ahead it may expire.
+/// How far ahead a message may expire: beyond any schedule (`plan.schedule_max_ms`).
 const EXPIRES_AT_MAX: SignedDuration = SignedDuration::from_hours(732 * 24);
+/// The record on the topic has no earlier times.
+const EARLIEST: Timestamp = Timestamp::constant(946_684_800, 0);
 // Bounds of the record on the topic (`avro/pat.notifications.v1.avsc`): a request
 // that we take over must not become a dead letter there.
 const VARIABLES_MAX: usize = 20;
@@ -42,6 +43,8 @@ pub struct Notifications {
     pub publisher: Publisher,
     /// To the database.
     pub pool: Pool,
+    /// How far ahead a message may be scheduled: `plan.schedule_max_ms`.
+    pub schedule_max: SignedDuration,
 }
 
 #[tonic::async_trait]
@@ -53,7 +56,8 @@ impl proto::notification_service_server::NotificationService for Notifications {
         let deadline = Deadline::of(&request);
         let mut violations = Violations::default();
         let caller = violations.caller(request.metadata());
-        let requested = requested(request.into_inner(), caller, Timestamp::now(), violations)?;
+        let requested =
+            requested(request.into_inner(), caller, Timestamp::now(), self.schedule_max, violations)?;
         let id = NotificationId::for_request(&requested.caller, &requested.idempotency_key);
         let position = timeout_at(deadline.for_work(), self.publisher.publish(requested))
             .await
@@ -116,6 +120,7 @@ fn requested(
     message: proto::NotificationServiceSendRequest,
     caller: String,
     now: Timestamp,
+    schedule_max: SignedDuration,
     mut faults: Violations,
 ) -> Result<NotificationRequested, ApiError> {
     faults.opaque("idempotency_key", &message.idempotency_key);
@@ -125,10 +130,11 @@ fn requested(
     }
     let purpose = faults.required_word("purpose", message.purpose, purpose_from);
     let urgency = faults.word("urgency", message.urgency, urgency_from).unwrap_or(Urgency::Normal);
+    let strategy = faults.word("strategy", message.strategy, strategy_from).unwrap_or(Strategy::InOrder);
     let channels = faults.channels("channels", &message.channels);
     let send_at = faults.timestamp("send_at", message.send_at);
     let expires_at = faults.timestamp("expires_at", message.expires_at);
-    check_times(send_at, expires_at, now, &mut faults);
+    check_times(send_at, expires_at, now, schedule_max, &mut faults);
     check_variables(&message.variables, &mut faults);
     faults.finish()?;
     let (Some(patient_id), Some(purpose)) = (patient_id, purpose) else {
@@ -142,9 +148,10 @@ fn requested(
         purpose,
         urgency,
         channels,
-        strategy: Strategy::InOrder,
-        // What is past is at once; the record has no place for a time long ago.
-        send_at: send_at.filter(|&send_at| send_at > now),
+        strategy,
+        // Past is at once. It is passed on all the same: a repeat of this call, later,
+        // must be the same request.
+        send_at: send_at.filter(|&send_at| send_at >= EARLIEST),
         expires_at,
         variables: Redacted::new(message.variables.into_iter().collect()),
         requested_at: now,
@@ -155,11 +162,11 @@ fn check_times(
     send_at: Option<Timestamp>,
     expires_at: Option<Timestamp>,
     now: Timestamp,
+    schedule_max: SignedDuration,
     faults: &mut Violations,
 ) {
-    if let Some(send_at) = send_at {
-        let near = send_at.duration_since(now) <= SEND_AT_MAX;
-        faults.require(near, "send_at", "must be at most 366 days ahead");
+    if send_at.is_some_and(|send_at| send_at.duration_since(now) > schedule_max) {
+        faults.add("send_at", format!("must be at most {} hours ahead", schedule_max.as_hours()));
     }
     if let Some(expires_at) = expires_at {
         let near = expires_at.duration_since(now) <= EXPIRES_AT_MAX;
@@ -219,6 +226,7 @@ fn answer(view: NotificationView) -> proto::NotificationServiceGetResponse {
         accepted_at: Some(timestamp_to(view.accepted_at)),
         expires_at: Some(timestamp_to(view.expires_at)),
         updated_at: Some(timestamp_to(view.updated_at)),
+        strategy: strategy_to(view.strategy).into(),
         deliveries: view.deliveries.into_iter().map(delivery).collect(),
     };
     proto::NotificationServiceGetResponse { notification: Some(notification), why }
@@ -270,7 +278,8 @@ mod tests {
     }
 
     fn check(message: proto::NotificationServiceSendRequest) -> Result<NotificationRequested, Vec<String>> {
-        requested(message, "local".into(), now(), Violations::default()).map_err(|error| match error {
+        let year = SignedDuration::from_hours(366 * 24);
+        requested(message, "local".into(), now(), year, Violations::default()).map_err(|error| match error {
             ApiError::Invalid(faults) => faults.into_iter().map(|fault| fault.field).collect(),
             other => panic!("{other}"),
         })
@@ -285,6 +294,7 @@ mod tests {
         let event = check(message()).unwrap();
         assert_eq!((event.purpose, event.urgency), (Purpose::General, Urgency::Normal));
         assert_eq!((event.send_at, event.expires_at, event.recipient), (None, None, None));
+        assert_eq!(event.strategy, Strategy::InOrder);
         assert!(event.channels.is_empty() && event.variables.expose().is_empty());
         assert_eq!(event.requested_at, now());
     }
@@ -297,12 +307,13 @@ mod tests {
             channels: vec![proto::Channel::Push.into(), proto::Channel::Sms.into()],
             send_at: days(1),
             expires_at: days(2),
+            strategy: proto::Strategy::AllAtOnce.into(),
             variables: [("clinic".to_owned(), "line\nline".to_owned())].into(),
             ..message()
         })
         .unwrap();
         assert_eq!(event.channels, [Channel::Push, Channel::Sms]);
-        assert_eq!(event.urgency, Urgency::Bulk);
+        assert_eq!((event.urgency, event.strategy), (Urgency::Bulk, Strategy::AllAtOnce));
         assert_eq!(event.recipient.as_deref(), Some("rcp-1"));
         assert_eq!(event.variables.expose()[0].0, "clinic");
     }
@@ -315,6 +326,7 @@ mod tests {
             recipient_id: Some("Jane Doe".into()),
             purpose: 0,
             urgency: 99,
+            strategy: 99,
             channels: vec![0, 1, 1],
             send_at: days(367),
             expires_at: days(-1),
@@ -329,6 +341,7 @@ mod tests {
                 "recipient_id",
                 "purpose",
                 "urgency",
+                "strategy",
                 "channels[0]",
                 "channels[2]",
                 "send_at",
@@ -343,7 +356,10 @@ mod tests {
     #[test]
     fn what_is_taken_over_fits_the_record_on_the_topic() {
         let past = check(proto::NotificationServiceSendRequest { send_at: days(-20_000), ..message() });
-        assert_eq!(past.unwrap().send_at, None, "the past is at once");
+        assert_eq!(past.unwrap().send_at, None, "long past is at once");
+        let late = check(proto::NotificationServiceSendRequest { send_at: days(-1), ..message() });
+        let late = late.unwrap().send_at.map(timestamp_to);
+        assert_eq!(late, days(-1), "a repeat after its time is the same request");
         let soon = Some(timestamp_to(now() + SignedDuration::from_micros(900)));
         let faults = check(proto::NotificationServiceSendRequest { expires_at: soon, ..message() });
         assert_eq!(faults.unwrap_err(), ["expires_at"], "the same millisecond");

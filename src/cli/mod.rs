@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod dlq;
 pub mod produce;
 pub mod schemas;
 pub mod topics;
@@ -67,6 +68,9 @@ pub enum Command {
     /// Subjects of the schema registry.
     #[command(subcommand)]
     Schemas(SchemasCommand),
+    /// Dead letters: records that could never be processed.
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Publish sample events as a laboratory would.
     Produce(produce::Options),
     /// Look at the configuration.
@@ -114,6 +118,12 @@ pub enum StackCommand {
     },
 }
 
+/// A command line that cannot be carried out as it stands. As a tool's error, it
+/// makes the exit code 64.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
 /// Runs a command.
 #[must_use]
 pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
@@ -141,6 +151,7 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::Schemas(SchemasCommand::Check) => tool(file, async |config| schemas::check(config).await),
         Command::Schemas(SchemasCommand::Apply) => tool(file, async |config| schemas::apply(config).await),
         Command::Schemas(SchemasCommand::Compatible { against }) => report(schemas::compatible(&against)),
+        Command::Dlq(command) => tool(file, async move |config| dlq::run(config, command).await),
         Command::Produce(options) => tool(file, async move |config| produce::run(config, options).await),
         Command::Config(command) => self::config(command, file),
     }
@@ -212,6 +223,8 @@ pub fn report(ended: anyhow::Result<()>) -> ExitCode {
     print_error(&format!("{error:#}"));
     if error.downcast_ref::<Unavailable>().is_some() {
         ExitCode::from(EXIT_UNAVAILABLE)
+    } else if error.downcast_ref::<Usage>().is_some() {
+        ExitCode::from(EXIT_USAGE)
     } else {
         ExitCode::FAILURE
     }
@@ -269,6 +282,7 @@ mod tests {
         let away = Err(anyhow::anyhow!("refused").context(Unavailable("kafka")));
         assert_eq!(report(away), ExitCode::from(EXIT_UNAVAILABLE));
         assert_eq!(report(Err(anyhow::anyhow!("2 topics differ"))), ExitCode::FAILURE);
+        assert_eq!(report(Err(Usage("no such topic".to_owned()).into())), ExitCode::from(EXIT_USAGE));
         assert_eq!(report(Ok(())), ExitCode::SUCCESS);
     }
 }

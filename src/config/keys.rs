@@ -79,6 +79,7 @@ pub struct Processor {
     pub queue_max_bytes: usize,
     pub window_max_records: usize,
     pub in_flight_max: usize,
+    pub bulk_in_flight_max: usize,
     pub batch_max_records: usize,
     pub batch_linger_ms: u64,
     pub claim_shards: usize,
@@ -116,6 +117,7 @@ pub struct Plan {
     pub appointment_expiry_ms: u64,
     pub general_expiry_ms: u64,
     pub campaign_expiry_ms: u64,
+    pub schedule_max_ms: u64,
 }
 
 /// `[retry]`

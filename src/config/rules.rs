@@ -91,6 +91,7 @@ pub(super) const RULES: &[Rule] = &[
     count("processor.queue_max_bytes", 64 * KIB, 1024 * MIB),
     count("processor.window_max_records", 10, 10_000_000),
     count("processor.in_flight_max", 1, 100_000),
+    count("processor.bulk_in_flight_max", 1, 100_000),
     count("processor.batch_max_records", 1, 10_000),
     ms("processor.batch_linger_ms", 0, SECOND_MS),
     count("processor.claim_shards", 1, 64),
@@ -122,6 +123,8 @@ pub(super) const RULES: &[Rule] = &[
     ms("plan.appointment_expiry_ms", MINUTE_MS, 90 * DAY_MS),
     ms("plan.general_expiry_ms", MINUTE_MS, 90 * DAY_MS),
     ms("plan.campaign_expiry_ms", MINUTE_MS, 90 * DAY_MS),
+    // Below what the front takes for expires_at.
+    ms("plan.schedule_max_ms", HOUR_MS, 731 * DAY_MS),
     ms("retry.initial_ms", 10, HOUR_MS),
     ms("retry.max_ms", 100, DAY_MS),
     ms("retry.give_up_after_ms", SECOND_MS, 30 * DAY_MS),

@@ -155,6 +155,10 @@ fn rules_between_keys_are_checked() {
             "processor.lease_ms with email.timeout_ms",
         ),
         (&[("PATIENT_NOTIFY_APP__LISTEN", "0.0.0.0:9080")], "app.listen with app.allow_unauthenticated"),
+        (
+            &[("PATIENT_NOTIFY_PROCESSOR__BULK_IN_FLIGHT_MAX", "1024")],
+            "processor.bulk_in_flight_max with processor.in_flight_max",
+        ),
         (&[("PATIENT_NOTIFY_POSTGRES__POOL_SIZE", "4")], "postgres.pool_size with"),
         (&[("PATIENT_NOTIFY_SHUTDOWN__TIMEOUT_MS", "30000")], "shutdown.timeout_ms"),
         (&[("PATIENT_NOTIFY_KAFKA__MIN_INSYNC_REPLICAS", "2")], "kafka.min_insync_replicas with"),

@@ -80,6 +80,11 @@ const RULES: &[Together] = &[
         "queue_max_records at most window_max_records: what is queued is in the window",
     ),
     together(
+        &["processor.bulk_in_flight_max", "processor.in_flight_max"],
+        |c| c.processor.bulk_in_flight_max < c.processor.in_flight_max,
+        "bulk_in_flight_max below in_flight_max: otherwise bulk can leave no place for urgent records",
+    ),
+    together(
         &["processor.payload_max_bytes", "processor.queue_max_bytes"],
         |c| c.processor.payload_max_bytes <= c.processor.queue_max_bytes,
         "payload_max_bytes at most queue_max_bytes: the largest record must fit",

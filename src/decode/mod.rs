@@ -13,6 +13,7 @@ use crate::config;
 use crate::domain::{Event, NotificationUpdate, Reason};
 
 mod fields;
+mod inspect;
 mod notification;
 #[cfg(test)]
 pub(crate) mod stub_registry;
@@ -23,6 +24,7 @@ mod update;
 mod wire;
 mod writers;
 
+pub use inspect::NotReadable;
 use writers::{Verdict, Writers};
 
 /// Which event a topic holds.

@@ -74,6 +74,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    /// The schema itself.
+    pub(super) fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
     /// The reader that resolves this schema to ours.
     pub(super) fn reader(&self, shape: Shape) -> Result<&OwnedReader, Rejected> {
         let reader = self.readers[shape.index()].get_or_init(|| self.resolve(shape));

@@ -287,6 +287,7 @@ mod tests {
         let title = Redacted::new("Example Health".to_owned());
         let message = |body: &Redacted<String>| Message {
             delivery_id: DeliveryId(uuid::Uuid::from_u128(1)),
+            urgency: crate::domain::Urgency::Normal,
             attempt_group: 1,
             address: Redacted::new("token".to_owned()),
             content: Content::Push { title: title.clone(), body: body.clone(), link: String::new() },

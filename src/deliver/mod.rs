@@ -23,7 +23,7 @@ pub use render::{RenderError, Renderer};
 
 use std::time::Duration;
 
-use crate::domain::{Channel, DeliveryId, Reason, Redacted};
+use crate::domain::{Channel, DeliveryId, Reason, Redacted, Urgency};
 
 /// What goes to a provider. One delivery, one attempt group: within a group the
 /// provider sees the same key, so that a repeat can be recognised.
@@ -33,6 +33,8 @@ pub struct Message {
     pub delivery_id: DeliveryId,
     /// Grows when a repeat is known to be a new attempt, not the same one.
     pub attempt_group: i32,
+    /// Bulk takes at most half of a provider's calls.
+    pub urgency: Urgency,
     /// Phone number, mailbox or device token.
     pub address: Redacted<String>,
     /// What the recipient reads.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::breaker::{Admission, Breaker, Settings, Verdict};
 use super::fcm::Fcm;
@@ -14,7 +14,7 @@ use super::smtp::Smtp;
 use super::twilio::Twilio;
 use super::{Content, LookUp, Message, SendOutcome};
 use crate::config::{Config, Email, Plan, Push, Sms};
-use crate::domain::{Channel, DeliveryId, Reason, Redacted};
+use crate::domain::{Channel, DeliveryId, Reason, Redacted, Urgency};
 use crate::metrics;
 
 /// Longest time-out that a provider may have.
@@ -61,6 +61,9 @@ struct Slot {
     provider: Provider,
     timeout: Duration,
     calls: Semaphore,
+    /// Half of them. A bulk message takes one of these first, so an urgent message
+    /// has at most so many bulk ones before it in the line for a call.
+    bulk_calls: Semaphore,
     breaker: Mutex<Breaker>,
 }
 
@@ -81,6 +84,7 @@ impl Slot {
             provider,
             timeout: Duration::from_millis(timeout_ms),
             calls: Semaphore::new(concurrency.min(Semaphore::MAX_PERMITS)),
+            bulk_calls: Semaphore::new((concurrency / 2).clamp(1, Semaphore::MAX_PERMITS)),
             breaker: Mutex::new(Breaker::new(Settings::default())),
         }
     }
@@ -161,7 +165,7 @@ impl Providers {
     /// Hands a message to the provider of its channel. It takes at most twice
     /// [`Providers::timeout`]: once waiting for a free call (then `Throttled`, as
     /// nothing was sent), once for the call. While the provider's breaker is open
-    /// it is not called at all.
+    /// it is not called at all. Bulk messages have half of the calls, at least one.
     ///
     /// A channel that is switched off answers `Permanent(ChannelDisabled)`,
     /// which says nothing of the address.
@@ -178,8 +182,7 @@ impl Providers {
         if let Some(after) = slot.refused() {
             return SendOutcome::Transient { reason: Reason::ProviderUnreachable, after: Some(after) };
         }
-        let permit = tokio::time::timeout(slot.timeout, slot.calls.acquire()).await;
-        let Ok(Ok(_permit)) = permit else {
+        let Some(_permits) = slot.free_call(message.urgency).await else {
             return SendOutcome::Throttled { after: BUSY_PAUSE };
         };
         let admission = slot.breaker.lock().admit(Instant::now());
@@ -260,6 +263,21 @@ impl Slot {
     /// What is left of the breaker's pause, without taking the probe's turn.
     fn refused(&self) -> Option<Duration> {
         self.breaker.lock().pause_left(Instant::now())
+    }
+
+    /// Waits for a free call, at most one time-out in all. `None`: there was none.
+    async fn free_call(
+        &self,
+        urgency: Urgency,
+    ) -> Option<(SemaphorePermit<'_>, Option<SemaphorePermit<'_>>)> {
+        let permits = async {
+            let bulk = match urgency {
+                Urgency::Bulk => Some(self.bulk_calls.acquire().await.ok()?),
+                Urgency::Normal | Urgency::High | Urgency::Critical => None,
+            };
+            Some((self.calls.acquire().await.ok()?, bulk))
+        };
+        tokio::time::timeout(self.timeout, permits).await.ok().flatten()
     }
 
     async fn call(&self, message: &Message) -> SendOutcome {

@@ -8,7 +8,8 @@ mod recorder;
 
 pub use lanes::Lanes;
 pub use outcome::{
-    after_send, expired, found, held, look_up_later, never_known, not_rendered, released, suppressed, unknown,
+    after_send, cancelled, expired, found, held, look_up_later, never_known, not_rendered, released,
+    suppressed, unknown,
 };
 pub use recorder::{OnRecorded, Recorder, RecorderOptions};
 
@@ -19,7 +20,9 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use crate::deliver::{Message, Providers, Renderer, SendOutcome};
-use crate::domain::{Channel, DeliveryId, NotificationId, Outcome, Purpose, RecipientId, Redacted, Urgency};
+use crate::domain::{
+    Channel, DeliveryId, NotificationId, Outcome, Purpose, RecipientId, Redacted, Strategy, Urgency,
+};
 use crate::metrics;
 use crate::plan::RetryPolicy;
 use crate::record::Recorded;
@@ -49,6 +52,8 @@ pub struct Assignment {
     pub position: i16,
     /// The plan's channels.
     pub channels: Vec<Channel>,
+    /// How they are used.
+    pub strategy: Strategy,
     /// Where to.
     pub address: Redacted<String>,
     /// Locale of the words.
@@ -105,10 +110,12 @@ impl Dispatcher {
     }
 
     /// Puts work into its recipient's lane. Work of one lane runs in the order of
-    /// submission, lanes run side by side. The caller bounds how much is in flight.
+    /// submission, but bulk after everything else; lanes run side by side. The
+    /// caller bounds how much is in flight.
     pub fn submit(self: &Arc<Self>, work: Work) {
         let key = work.assignment.recipient_id.0;
-        if let Some(first) = self.lanes.enter(key, work) {
+        let bulk = work.assignment.urgency == Urgency::Bulk;
+        if let Some(first) = self.lanes.enter(key, bulk, work) {
             let dispatcher = Arc::clone(self);
             tokio::spawn(async move {
                 let mut next = Some(first);
@@ -168,6 +175,7 @@ impl Dispatcher {
         let message = Message {
             delivery_id: assignment.delivery_id,
             attempt_group: assignment.attempt_group,
+            urgency: assignment.urgency,
             address: assignment.address.clone(),
             content,
         };

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::Assignment;
 use crate::deliver::SendOutcome;
-use crate::domain::{Channel, DeliveryId, Outcome, Reason, State};
+use crate::domain::{Channel, DeliveryId, Outcome, Reason, State, Strategy};
 use crate::plan::RetryPolicy;
 use crate::record::{NextDelivery, Recorded};
 
@@ -32,8 +32,11 @@ fn recorded(assignment: &Assignment, state: State, reason: Reason) -> Recorded {
     }
 }
 
-/// The plan's channel after this one.
+/// The plan's channel after this one; none where all were begun at once.
 fn next_channel(assignment: &Assignment) -> Option<NextDelivery> {
+    if assignment.strategy == Strategy::AllAtOnce {
+        return None;
+    }
     let position = assignment.position.checked_add(1)?;
     let channel: Channel = *assignment.channels.get(usize::try_from(position).ok()?)?;
     let delivery_id = DeliveryId::for_channel(assignment.notification_id, channel);
@@ -142,6 +145,12 @@ pub fn expired(assignment: &Assignment) -> (Recorded, Outcome) {
     (recorded(assignment, State::Expired, Reason::Expired), Outcome::Ignored(Reason::Expired))
 }
 
+/// Its caller took it back.
+#[must_use]
+pub fn cancelled(assignment: &Assignment) -> (Recorded, Outcome) {
+    (recorded(assignment, State::Cancelled, Reason::Cancelled), Outcome::Ignored(Reason::Cancelled))
+}
+
 /// This channel was decided against at the last moment (consent or address is
 /// gone): the next one follows, or the notification ends.
 #[must_use]
@@ -211,6 +220,7 @@ mod tests {
             channel,
             position,
             channels,
+            strategy: Strategy::InOrder,
             address: Redacted::new("+15550100001".to_owned()),
             locale: "en".to_owned(),
             variables: Redacted::default(),
@@ -246,6 +256,15 @@ mod tests {
         assert!(matches!(outcome, Outcome::Scheduled(_)));
         let (record, outcome) = after(&assignment(1), &refused);
         assert_eq!(record.notification_state, State::PermanentFailure);
+        assert!(record.next.is_none());
+        assert_eq!(outcome, Outcome::Failed(Reason::InvalidAddress));
+    }
+
+    #[test]
+    fn beside_channels_that_were_begun_at_once_none_follows() {
+        let mut beside = assignment(0);
+        beside.strategy = Strategy::AllAtOnce;
+        let (record, outcome) = after(&beside, &SendOutcome::Permanent(Reason::InvalidAddress));
         assert!(record.next.is_none());
         assert_eq!(outcome, Outcome::Failed(Reason::InvalidAddress));
     }

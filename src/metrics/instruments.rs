@@ -15,10 +15,12 @@ const ROWS: [f64; 9] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2000.
 /// From the topics to the claim, and the offsets.
 pub(super) struct Intake {
     pub(super) records: Counter<u64>,
+    pub(super) ignored: Counter<u64>,
     pub(super) updates: Counter<u64>,
     pub(super) dead_letters: Counter<u64>,
     pub(super) breaker_open: Gauge<u64>,
     pub(super) partitions: Gauge<u64>,
+    pub(super) pauses: Counter<u64>,
     pub(super) commits: Counter<u64>,
     pub(super) rebalances: Counter<u64>,
     pub(super) rebalance_pauses: Histogram<f64>,
@@ -31,6 +33,7 @@ impl Intake {
     pub(super) fn new(meter: &Meter) -> Self {
         Self {
             records: counter(meter, "records", "{record}", "Records by how they ended"),
+            ignored: counter(meter, "ignored", "{record}", "Records that came to nothing, by reason"),
             updates: counter(
                 meter,
                 "updates",
@@ -48,8 +51,9 @@ impl Intake {
                 meter,
                 "partitions",
                 "{partition}",
-                "Partitions in hand, and paused ones of them",
+                "Partitions in hand; paused ones, and bulk ones that rest for urgent work, of them",
             ),
+            pauses: counter(meter, "partition_pauses", "{pause}", "Pauses of partitions by cause"),
             commits: counter(meter, "commits", "{commit}", "Offset commits by result"),
             rebalances: counter(meter, "rebalances", "{rebalance}", "Rebalances by kind"),
             rebalance_pauses: seconds(

@@ -7,6 +7,7 @@ const CHILD: &str = "PATIENT_NOTIFY_TEST_METRICS";
 fn call_all() {
     let span = Duration::from_millis(30);
     records("pat.test-results.v1", "done", 3);
+    ignored("pat.test-results.v1", Reason::ConflictingDuplicate, 1);
     deliveries(Channel::Sms, "sent", 2);
     provider_call(Channel::Sms, "sent", span);
     accept_to_provider(Purpose::TestResult, Urgency::Critical, span);
@@ -54,6 +55,7 @@ fn child() {
     let text = render();
     for line in [
         r#"patient_notify_records_total{outcome="done",topic="pat.test-results.v1"} 3"#,
+        r#"patient_notify_ignored_total{reason="conflicting_duplicate",topic="pat.test-results.v1"} 1"#,
         r#"patient_notify_deliveries_total{channel="sms",outcome="sent"} 2"#,
         r#"patient_notify_provider_call_duration_seconds_count{channel="sms",outcome="sent"} 1"#,
         r#"patient_notify_accept_to_provider_duration_seconds_bucket{purpose="test_result",urgency="critical",le="10"} 1"#,

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use crate::domain::{
     Channel, Event, HoldReason, NotificationId, NotificationRequested, PatientId, Purpose, Reason, Recipient,
-    RecipientId, Redacted, TestResultPublished, Urgency,
+    RecipientId, Redacted, Strategy, TestResultPublished, Urgency,
 };
 
 /// What is done with a planned notification.
@@ -66,8 +66,10 @@ pub struct Planned {
     /// Channels that are wanted, allowed and have an address, in order; empty
     /// when nothing is to be sent.
     pub channels: Vec<Channel>,
-    /// Address on the first channel.
-    pub address: Option<Redacted<String>>,
+    /// The address on each of these channels.
+    pub addresses: Vec<Redacted<String>>,
+    /// How the channels are used.
+    pub strategy: Strategy,
     /// Locale of the words.
     pub locale: String,
     /// Values for the template.
@@ -80,12 +82,28 @@ pub struct Planned {
     pub expires_at: Timestamp,
 }
 
+impl Planned {
+    /// What it begins with: place in the plan, channel and address of each delivery.
+    /// The first channel, or all of them at once; nothing when nobody is written to.
+    pub fn begins(&self) -> impl Iterator<Item = (i16, Channel, &Redacted<String>)> {
+        let sends = matches!(self.decision, Decision::Dispatch | Decision::Hold { .. });
+        let count = match self.strategy {
+            _ if !sends => 0,
+            Strategy::InOrder => 1,
+            Strategy::AllAtOnce => self.channels.len(),
+        };
+        let places = (0..).zip(&self.channels).zip(&self.addresses);
+        places.take(count).map(|((position, &channel), address)| (position, channel, address))
+    }
+}
+
 /// The part of an event that does not depend on its kind.
 struct Wish<'a> {
     patient_id: &'a PatientId,
     purpose: Purpose,
     urgency: Urgency,
     channels: &'a [Channel],
+    strategy: Strategy,
     not_before: Option<(Timestamp, HoldReason)>,
     expires_at: Timestamp,
     variables: Redacted<Vec<(String, String)>>,
@@ -117,6 +135,7 @@ fn plan_result(
         purpose: Purpose::TestResult,
         urgency: result.urgency.notification_urgency(),
         channels: &[],
+        strategy: Strategy::InOrder,
         not_before: Some((result.available_at, HoldReason::Embargo)),
         expires_at: settings.expiry(Purpose::TestResult, visible_from),
         variables: Redacted::default(),
@@ -137,12 +156,14 @@ fn plan_request(
 ) -> Vec<Planned> {
     let id = NotificationId::for_request(&request.caller, &request.idempotency_key);
     let not_before = request.send_at.map(|at| (at, HoldReason::Scheduled));
-    let useful_from = request.send_at.unwrap_or(request.requested_at);
+    // A time that had passed already means at once.
+    let useful_from = request.send_at.map_or(request.requested_at, |at| at.max(request.requested_at));
     let wish = Wish {
         patient_id: &request.patient_id,
         purpose: request.purpose,
         urgency: request.urgency,
         channels: &request.channels,
+        strategy: request.strategy,
         not_before,
         expires_at: request.expires_at.unwrap_or_else(|| settings.expiry(request.purpose, useful_from)),
         variables: request.variables.clone(),
@@ -165,7 +186,8 @@ fn plan_request(
     }]
 }
 
-/// Consent, address, embargo or schedule, quiet hours, expiry: in this order.
+/// Consent, address, bound of the schedule, embargo or schedule, quiet hours, expiry:
+/// in this order.
 fn decide(
     id: NotificationId,
     recipient: &Recipient,
@@ -176,23 +198,32 @@ fn decide(
     let (channels, none_because) = usable_channels(recipient, wish.channels, wish.purpose, settings);
     let decision = match none_because {
         Some(reason) => Decision::Suppress(reason),
+        None if too_far(wish.not_before, settings, now) => Decision::Suppress(Reason::ScheduledTooFar),
         None => when(recipient, wish.urgency, wish.not_before, wish.expires_at, settings, now),
     };
-    let address = channels.first().and_then(|&channel| recipient.contact_point(channel));
+    let addresses = channels.iter().filter_map(|&channel| recipient.contact_point(channel));
     Planned {
         notification_id: id,
         recipient_id: recipient.id,
         patient_id: wish.patient_id.clone(),
         purpose: wish.purpose,
         urgency: wish.urgency,
-        address: address.map(|point| point.address.clone()),
+        addresses: addresses.map(|point| point.address.clone()).collect(),
         channels,
+        strategy: wish.strategy,
         locale: recipient.locale.clone().unwrap_or_else(|| settings.default_locale.clone()),
         variables: wish.variables,
         caller: wish.caller,
         decision,
         expires_at: wish.expires_at,
     }
+}
+
+/// A schedule (not an embargo) that lies further ahead than we promise to keep.
+fn too_far(not_before: Option<(Timestamp, HoldReason)>, settings: &Settings, now: Timestamp) -> bool {
+    not_before.is_some_and(|(at, why)| {
+        why == HoldReason::Scheduled && at.duration_since(now) > settings.schedule_max
+    })
 }
 
 fn suppressed(
@@ -209,7 +240,8 @@ fn suppressed(
         purpose: wish.purpose,
         urgency: wish.urgency,
         channels: Vec::new(),
-        address: None,
+        addresses: Vec::new(),
+        strategy: wish.strategy,
         locale: settings.default_locale.clone(),
         variables: wish.variables,
         caller: wish.caller,

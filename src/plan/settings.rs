@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::config;
 use crate::domain::{Channel, Purpose, QuietHours};
@@ -30,6 +30,8 @@ pub struct Settings {
     pub quiet_hours: QuietHours,
     /// Channels of recipients who chose none, in order.
     pub default_channels: Vec<Channel>,
+    /// How far ahead a message may be scheduled.
+    pub schedule_max: SignedDuration,
     test_result_expiry: Duration,
     appointment_expiry: Duration,
     general_expiry: Duration,
@@ -61,6 +63,7 @@ impl Settings {
                 end: time_of_day("quiet_hours_end", &config.quiet_hours_end)?,
             },
             default_channels: channels.collect::<Result<_, _>>()?,
+            schedule_max: signed(config.schedule_max_ms),
             test_result_expiry: Duration::from_millis(config.test_result_expiry_ms),
             appointment_expiry: Duration::from_millis(config.appointment_expiry_ms),
             general_expiry: Duration::from_millis(config.general_expiry_ms),
@@ -85,6 +88,11 @@ impl Settings {
     pub fn zone(&self, name: Option<&str>) -> TimeZone {
         name.and_then(|name| TimeZone::get(name).ok()).unwrap_or_else(|| self.default_time_zone.clone())
     }
+}
+
+/// Milliseconds as times of day and dates are reckoned with.
+fn signed(ms: u64) -> SignedDuration {
+    SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))
 }
 
 fn time_of_day(key: &'static str, value: &str) -> Result<Time, PlanError> {

@@ -59,7 +59,7 @@ fn a_released_result_goes_out_by_the_recipients_own_order() {
         only(plan(&result(ResultUrgency::Normal, noon()), &[recipient("pat-1")], &settings(), noon()));
     assert_eq!(planned.decision, Decision::Dispatch);
     assert_eq!(planned.channels, [Channel::Sms, Channel::Email]);
-    assert_eq!(planned.address.unwrap().expose(), "+15550100001");
+    assert_eq!(planned.addresses[0].expose(), "+15550100001");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn consent_that_was_withdrawn_takes_the_next_channel_or_suppresses() {
     one.consents.push((Channel::Email, Purpose::TestResult, false));
     let none = only(plan(&event, &[one], &settings(), noon()));
     assert_eq!(none.decision, Decision::Suppress(Reason::NoConsent));
-    assert!(none.address.is_none());
+    assert!(none.addresses.is_empty());
 }
 
 #[test]
@@ -134,22 +134,64 @@ fn nobody_is_written_to_without_an_address_an_entry_or_after_erasure() {
     assert_eq!(reason(&[]), Decision::Suppress(Reason::UnknownPatient));
 }
 
-#[test]
-fn a_campaign_needs_consent() {
-    let request = NotificationRequested {
+fn request() -> NotificationRequested {
+    NotificationRequested {
         caller: "portal".to_owned(),
         idempotency_key: "k1".to_owned(),
         patient_id: PatientId::parse("pat-1").unwrap(),
         recipient: None,
-        purpose: Purpose::Campaign,
-        urgency: Urgency::Bulk,
+        purpose: Purpose::General,
+        urgency: Urgency::Normal,
         channels: vec![],
         strategy: Strategy::InOrder,
         send_at: None,
         expires_at: None,
         variables: Redacted::default(),
         requested_at: noon(),
+    }
+}
+
+fn planned(request: NotificationRequested) -> Planned {
+    only(plan(&Event::Notification(request), &[recipient("pat-1")], &settings(), noon()))
+}
+
+#[test]
+fn in_order_begins_with_the_first_channel_and_all_at_once_with_each() {
+    let begins = |planned: &Planned| -> Vec<(i16, Channel)> {
+        planned.begins().map(|(position, channel, _)| (position, channel)).collect()
     };
+    assert_eq!(begins(&planned(request())), [(0, Channel::Sms)]);
+    let both = NotificationRequested { strategy: Strategy::AllAtOnce, ..request() };
+    let now = planned(both.clone());
+    assert_eq!(begins(&now), [(0, Channel::Sms), (1, Channel::Email)]);
+    let addresses: Vec<&String> = now.begins().map(|(_, _, address)| address.expose()).collect();
+    assert_eq!(addresses, ["+15550100001", "a@example.org"]);
+    let later = planned(NotificationRequested {
+        send_at: Some(noon() + SignedDuration::from_hours(2)),
+        channels: vec![Channel::Push, Channel::Email],
+        ..both.clone()
+    });
+    assert_eq!(begins(&later), [(0, Channel::Email)], "a channel without an address is none");
+    let late = NotificationRequested { requested_at: noon() - SignedDuration::from_hours(24 * 8), ..both };
+    assert_eq!(begins(&planned(late)), [], "what has expired begins with nothing");
+}
+
+#[test]
+fn a_schedule_of_the_past_is_at_once_and_one_too_far_ahead_is_refused() {
+    let hours = SignedDuration::from_hours;
+    let at = |send_at| planned(NotificationRequested { send_at: Some(send_at), ..request() });
+    let past = at(noon() - hours(24 * 300));
+    assert_eq!(past.decision, Decision::Dispatch, "useful from when it was asked for");
+    let year = hours(24 * 366);
+    assert!(matches!(at(noon() + year).decision, Decision::Hold { .. }));
+    let far = at(noon() + year + SignedDuration::from_millis(1));
+    assert_eq!(far.decision, Decision::Suppress(Reason::ScheduledTooFar));
+    assert_eq!(far.begins().count(), 0);
+}
+
+#[test]
+fn a_campaign_needs_consent() {
+    let request = NotificationRequested { purpose: Purpose::Campaign, urgency: Urgency::Bulk, ..request() };
     let mut one = recipient("pat-1");
     one.quiet_hours = Some(QuietHours { start: time(0, 0, 0, 0), end: time(0, 0, 0, 0) });
     let event = Event::Notification(request);

@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use super::retry::Retry;
 use super::{Flow, Shared, notify, updates};
 use crate::decode::Rejected;
-use crate::domain::Outcome;
+use crate::domain::{Outcome, Reason};
 use crate::metrics;
 use crate::topic::{Origin, Record};
 
@@ -70,6 +70,7 @@ async fn decode<E>(
     loop {
         let payloads = records
             .iter()
+            .filter(|record| with_key(record).is_ok())
             .filter_map(|record| record.payload.as_ref())
             .map(|payload| payload.expose().as_slice());
         match shared.parts.decoder.prepare(payloads).await {
@@ -87,7 +88,7 @@ async fn decode<E>(
     let mut rejected = Vec::new();
     for record in records {
         let payload = record.payload.as_ref().map(|payload| payload.expose().as_slice());
-        match decode_one(payload) {
+        match with_key(&record).and_then(|()| decode_one(payload)) {
             Ok(event) => match permits.split(1) {
                 Some(permit) => decoded.push(Decoded { record, permit, event }),
                 None => {
@@ -99,6 +100,17 @@ async fn decode<E>(
         }
     }
     Some((decoded, rejected))
+}
+
+/// Without a key, records of one patient lie on any partition and overtake each other.
+fn with_key(record: &Record) -> Result<(), Rejected> {
+    match &record.key {
+        Some(key) if !key.expose().is_empty() => Ok(()),
+        _ => {
+            let detail = "the record has no key: its producer must write the patient's id as the key";
+            Err(Rejected::new(Reason::EmptyKey, detail))
+        }
+    }
 }
 
 /// Writes dead letters and completes their records once they are acknowledged.

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 
-use crate::domain::{DeliveryId, Event, Redacted, State};
+use crate::domain::{DeliveryId, Redacted, State};
 use crate::plan::{Decision, Planned};
 use crate::record::{Claim, FirstDelivery, Source};
 use crate::topic::Record;
@@ -26,8 +25,8 @@ pub(super) fn source_of(record: &Record) -> Source {
     }
 }
 
-/// The claim of one planned notification.
-pub(super) fn claim_of(plan: &Planned, source: Source, event: &Event) -> Claim {
+/// The claim of one planned notification. `fingerprint`: of the event.
+pub(super) fn claim_of(plan: &Planned, source: Source, fingerprint: [u8; 32]) -> Claim {
     let due_at = match plan.decision {
         Decision::Hold { until, .. } => Some(until),
         Decision::Dispatch | Decision::Suppress(_) | Decision::Expire => None,
@@ -38,16 +37,13 @@ pub(super) fn claim_of(plan: &Planned, source: Source, event: &Event) -> Claim {
         Decision::Suppress(_) => State::Suppressed,
         Decision::Expire => State::Expired,
     };
-    let sends = matches!(plan.decision, Decision::Dispatch | Decision::Hold { .. });
-    let delivery = match (sends, plan.channels.first(), &plan.address) {
-        (true, Some(&channel), Some(address)) => Some(FirstDelivery {
-            delivery_id: DeliveryId::for_channel(plan.notification_id, channel),
-            channel,
-            address: address.clone(),
-            due_at,
-        }),
-        _ => None,
-    };
+    let deliveries = plan.begins().map(|(position, channel, address)| FirstDelivery {
+        delivery_id: DeliveryId::for_channel(plan.notification_id, channel),
+        channel,
+        position,
+        address: address.clone(),
+        due_at,
+    });
     Claim {
         notification_id: plan.notification_id,
         patient_id: plan.patient_id.as_str().to_owned(),
@@ -56,44 +52,16 @@ pub(super) fn claim_of(plan: &Planned, source: Source, event: &Event) -> Claim {
         urgency: plan.urgency,
         state,
         reason: plan.decision.reason(),
-        fingerprint: fingerprint(event),
+        fingerprint,
         caller: plan.caller.clone(),
         channels: plan.channels.clone(),
+        strategy: plan.strategy,
         locale: plan.locale.clone(),
         variables_json: variables_json(plan.variables.expose()),
         source,
         expires_at: plan.expires_at,
-        delivery,
+        deliveries: deliveries.collect(),
     }
-}
-
-/// SHA-256 of what a request asks for, without the time of asking: the same key
-/// with another fingerprint is another request under a key that is taken.
-fn fingerprint(event: &Event) -> [u8; 32] {
-    let text = match event {
-        Event::TestResult(result) => format!(
-            "{}\n{}\n{}\n{:?}\n{}",
-            result.result_id,
-            result.version,
-            result.patient_id.as_str(),
-            result.urgency,
-            result.available_at
-        ),
-        Event::Notification(request) => format!(
-            "{}\n{:?}\n{}\n{}\n{:?}\n{:?}\n{:?}\n{:?}",
-            request.patient_id.as_str(),
-            request.recipient,
-            request.purpose,
-            request.urgency,
-            request.channels,
-            request.send_at,
-            request.expires_at,
-            request.variables.expose(),
-        ),
-    };
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-    bytes
 }
 
 fn variables_json(variables: &[(String, String)]) -> Option<Redacted<String>> {

@@ -5,6 +5,7 @@
 mod batch;
 mod breaker;
 mod claims;
+mod fingerprint;
 mod notify;
 mod pending;
 mod retry;
@@ -135,8 +136,8 @@ pub async fn run(
     };
     let shared = Arc::new(Shared {
         parts,
+        in_flight: Arc::clone(consumer.intake().in_flight()),
         intake: consumer.intake(),
-        in_flight: Arc::new(Semaphore::new(config.in_flight_max)),
         breaker: Mutex::new(DeadLetterBreaker::new(limits)),
         conditions: Arc::default(),
         batches: AtomicI32::new(0),
@@ -184,10 +185,10 @@ fn register_probes(
             return Ok(()); // A restart would not help.
         }
         let limit = Duration::from_millis(slot_deadline_ms);
-        match of_slots.partitions().iter().find(|one| one.oldest_age().is_some_and(|age| age > limit)) {
+        match of_slots.partitions().iter().find(|one| one.oldest_taken_age().is_some_and(|age| age > limit)) {
             None => Ok(()),
             Some(stuck) => Err(format!(
-                "{}/{} has had a record in hand for more than {slot_deadline_ms} ms",
+                "a record of {}/{} has been worked on for more than {slot_deadline_ms} ms",
                 stuck.topic, stuck.partition
             )),
         }
@@ -236,7 +237,7 @@ async fn claim_loop(shared: Arc<Shared>, shard: usize) {
 }
 
 /// Waits for room in the in-flight budget and for records, then a moment for
-/// company. `None`: nothing came before the end.
+/// company. `None`: there was nothing; there may be something now, or the end has come.
 async fn gather(shared: &Shared, shard: usize) -> Option<(Vec<Record>, tokio::sync::OwnedSemaphorePermit)> {
     let config = &shared.parts.config;
     let mut permits = tokio::select! {
@@ -245,13 +246,13 @@ async fn gather(shared: &Shared, shard: usize) -> Option<(Vec<Record>, tokio::sy
     };
     let mut records = Vec::new();
     if shared.intake.take(shard, 1, &mut records) == 0 {
+        // A place that is not used is free for the other loops.
+        drop(permits);
         tokio::select! {
-            () = shared.intake.arrived(shard) => {}
-            () = shared.stop.cancelled() => return None,
+            () = shared.intake.ready(shard) => {}
+            () = shared.stop.cancelled() => {}
         }
-        if shared.intake.take(shard, 1, &mut records) == 0 {
-            return None;
-        }
+        return None;
     }
     let closes = tokio::time::Instant::now() + Duration::from_millis(config.batch_linger_ms);
     let mut closed = false;

@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tracing::warn;
 
 use super::batch::{Decoded, all_closing, release};
 use super::claims::{claim_of, published_at, source_of};
-use super::pending::Pending;
+use super::fingerprint::fingerprint;
+use super::pending::{Pending, count};
 use super::retry::Retry;
 use super::{Notify, Shared};
 use crate::dispatch::{Assignment, Work};
-use crate::domain::{DeliveryId, Event, NotificationId, Outcome, PatientId, Reason, Recipient};
-use crate::metrics;
+use crate::domain::{DeliveryId, Event, Outcome, PatientId, Reason, Recipient, State};
 use crate::plan::{Decision, Planned, plan};
-use crate::record::{Claim, RecordError};
+use crate::record::{Claim, Claimed, RecordError, Repeated, Source};
 
 type DecodedEvent = Decoded<Event>;
 
@@ -35,24 +36,38 @@ pub(super) async fn process(shared: &Arc<Shared>, flow: &Notify, decoded: Vec<De
     claim_and_hand_over(shared, flow, decoded, planned).await;
 }
 
-/// `None`: interrupted while the database was away.
+/// `None`: interrupted while the database was away, or a bug.
 async fn facts(shared: &Shared, decoded: &[DecodedEvent]) -> Option<HashMap<PatientId, Vec<Recipient>>> {
     let patients: HashSet<&PatientId> = decoded.iter().map(|one| one.event.patient_id()).collect();
     let patients: Vec<&PatientId> = patients.into_iter().collect();
-    let mut retry = Retry::new(shared, "postgres");
+    let mut wait = Wait::of(shared, decoded);
     loop {
         match shared.parts.store.recipients_of(&patients).await {
             Ok(facts) => return Some(facts),
-            Err(error @ RecordError::Bug(_)) => {
-                shared.bug(&error);
-                return None;
-            }
-            Err(error) => {
-                if !retry.again(&error, all_closing(decoded)).await {
-                    return None;
-                }
-            }
+            Err(error) => wait.after(&error).await?,
         }
+    }
+}
+
+/// Waits for a database that is away.
+struct Wait<'a> {
+    shared: &'a Shared,
+    decoded: &'a [DecodedEvent],
+    retry: Retry<'a>,
+}
+
+impl<'a> Wait<'a> {
+    const fn of(shared: &'a Shared, decoded: &'a [DecodedEvent]) -> Self {
+        Self { shared, decoded, retry: Retry::new(shared, "postgres") }
+    }
+
+    /// `None`: asking again is no longer worth it.
+    async fn after(&mut self, error: &RecordError) -> Option<()> {
+        if matches!(error, RecordError::Bug(_)) {
+            self.shared.bug(error);
+            return None;
+        }
+        self.retry.again(error, all_closing(self.decoded)).await.then_some(())
     }
 }
 
@@ -64,12 +79,13 @@ async fn claim_and_hand_over(
 ) {
     let mut claims = Vec::with_capacity(planned.len());
     let mut first_seen = HashSet::with_capacity(planned.len());
-    for (one, plans) in decoded.iter().zip(&planned) {
+    let fingerprints: Vec<[u8; 32]> = decoded.iter().map(|one| fingerprint(&one.event)).collect();
+    for ((one, plans), &fingerprint) in decoded.iter().zip(&planned).zip(&fingerprints) {
         let source = source_of(&one.record);
         for plan in plans {
             // The same meaning twice in one batch: the first stands.
             if first_seen.insert(plan.notification_id) {
-                claims.push(claim_of(plan, source.clone(), &one.event));
+                claims.push(claim_of(plan, source.clone(), fingerprint));
             }
         }
     }
@@ -78,10 +94,27 @@ async fn claim_and_hand_over(
     let Some(mut ours) = claim(shared, &mut claims, batch, &decoded).await else { return release(decoded) };
     let lease_until = lease_from + Duration::from_millis(shared.parts.config.lease_ms);
     shared.breaker.lock().observe_good(decoded.len());
-    for (one, plans) in decoded.into_iter().zip(planned) {
-        // Taken out, so that a second record of the same meaning finds it gone.
-        let new: Vec<Planned> = plans.into_iter().filter(|plan| ours.remove(&plan.notification_id)).collect();
-        hand_over(flow, one, new, batch, lease_until);
+    let (mut repeated, mut undecided) = (Vec::new(), Vec::new());
+    for ((one, plans), fingerprint) in decoded.into_iter().zip(planned).zip(fingerprints) {
+        let mut new = Vec::with_capacity(plans.len());
+        for plan in plans {
+            let notification_id = plan.notification_id;
+            // Taken out, so that a second record of the same meaning finds it gone.
+            match ours.remove(&notification_id) {
+                Some(state) => new.push((plan, state)),
+                None => {
+                    repeated.push(Repeated { notification_id, fingerprint, source: source_of(&one.record) })
+                }
+            }
+        }
+        if new.is_empty() {
+            undecided.push(one);
+        } else {
+            hand_over(flow, one, new, batch, lease_until);
+        }
+    }
+    if !repeated.is_empty() {
+        settle_repeated(shared, undecided, &repeated).await;
     }
 }
 
@@ -91,9 +124,9 @@ async fn claim(
     claims: &mut [Claim],
     batch: i32,
     decoded: &[DecodedEvent],
-) -> Option<HashSet<NotificationId>> {
+) -> Option<Claimed> {
     let lease = Duration::from_millis(shared.parts.config.lease_ms);
-    let mut retry = Retry::new(shared, "postgres");
+    let mut wait = Wait::of(shared, decoded);
     let mut answer_lost = false;
     loop {
         let result = async {
@@ -105,34 +138,66 @@ async fn claim(
         };
         match result.await {
             Ok(ours) => return Some(ours),
-            Err(error @ RecordError::Bug(_)) => {
-                shared.bug(&error);
-                return None;
-            }
-            Err(error) => {
-                answer_lost = true;
-                if !retry.again(&error, all_closing(decoded)).await {
-                    return None;
-                }
-            }
+            Err(error) => wait.after(&error).await?,
+        }
+        answer_lost = true;
+    }
+}
+
+/// Records that brought nothing new: duplicates, or another content under a key that
+/// is taken, which is written down before the offset moves.
+async fn settle_repeated(shared: &Shared, undecided: Vec<DecodedEvent>, repeated: &[Repeated]) {
+    let Some(conflicts) = conflicts(shared, &undecided, repeated).await else { return release(undecided) };
+    let conflicting: HashSet<&Source> = conflicts
+        .into_iter()
+        .filter_map(|place| repeated.get(place))
+        .map(|Repeated { notification_id, source, .. }| {
+            warn!(
+                %notification_id,
+                topic = &*source.topic,
+                partition = source.partition,
+                offset = source.offset,
+                "another content for a notification that exists: the first stands, nothing is sent for this one"
+            );
+            source
+        })
+        .collect();
+    for Decoded { record, .. } in undecided {
+        let differs = conflicting.contains(&source_of(&record));
+        let reason = if differs { Reason::ConflictingDuplicate } else { Reason::Duplicate };
+        count(&record.ticket.partition().topic, Outcome::Ignored(reason));
+        record.ticket.complete();
+    }
+}
+
+/// `None`: interrupted while the database was away, or a bug.
+async fn conflicts(
+    shared: &Shared,
+    undecided: &[DecodedEvent],
+    repeated: &[Repeated],
+) -> Option<HashSet<usize>> {
+    let mut wait = Wait::of(shared, undecided);
+    loop {
+        match shared.parts.store.note_conflicts(repeated).await {
+            Ok(conflicts) => return Some(conflicts),
+            Err(error) => wait.after(&error).await?,
         }
     }
 }
 
-/// What became ours goes to the dispatcher; a record without any is done here.
-fn hand_over(flow: &Notify, one: DecodedEvent, new: Vec<Planned>, epoch: i32, lease_until: Instant) {
+/// What became ours goes to the dispatcher; a record of which nothing is due is done.
+fn hand_over(flow: &Notify, one: DecodedEvent, new: Vec<(Planned, State)>, epoch: i32, lease_until: Instant) {
     let Decoded { record, permit, .. } = one;
     let published_at = published_at(&record);
-    let outcome = new.iter().fold(Outcome::Ignored(Reason::Duplicate), |_, plan| match plan.decision {
-        Decision::Dispatch => Outcome::Done,
-        Decision::Hold { until, .. } => Outcome::Scheduled(until),
-        Decision::Suppress(reason) => Outcome::Ignored(reason),
-        Decision::Expire => Outcome::Ignored(Reason::Expired),
-    });
-    let now_due: Vec<Assignment> =
-        new.into_iter().filter_map(|plan| assignment(plan, epoch, lease_until, published_at)).collect();
+    let outcome =
+        new.last().map_or(Outcome::Ignored(Reason::Duplicate), |(plan, state)| outcome(plan, *state));
+    let now_due: Vec<Assignment> = new
+        .iter()
+        .filter(|(_, state)| *state == State::Dispatching)
+        .flat_map(|(plan, _)| assignments(plan, epoch, lease_until, published_at))
+        .collect();
     if now_due.is_empty() {
-        metrics::records(&record.ticket.partition().topic, outcome.as_str(), 1);
+        count(&record.ticket.partition().topic, outcome);
         record.ticket.complete();
         return;
     }
@@ -146,17 +211,25 @@ fn hand_over(flow: &Notify, one: DecodedEvent, new: Vec<Planned>, epoch: i32, le
     }
 }
 
-fn assignment(
-    plan: Planned,
+/// How a record ended whose notification was claimed in this state.
+const fn outcome(plan: &Planned, state: State) -> Outcome {
+    match plan.decision {
+        _ if matches!(state, State::Cancelled) => Outcome::Ignored(Reason::Cancelled),
+        Decision::Dispatch => Outcome::Done,
+        Decision::Hold { until, .. } => Outcome::Scheduled(until),
+        Decision::Suppress(reason) => Outcome::Ignored(reason),
+        Decision::Expire => Outcome::Ignored(Reason::Expired),
+    }
+}
+
+/// What goes out at once of a notification: its first channel, or all of them.
+fn assignments(
+    plan: &Planned,
     epoch: i32,
     lease_until: Instant,
     published_at: Timestamp,
-) -> Option<Assignment> {
-    if plan.decision != Decision::Dispatch {
-        return None;
-    }
-    let channel = *plan.channels.first()?;
-    Some(Assignment {
+) -> impl Iterator<Item = Assignment> {
+    plan.begins().map(move |(position, channel, address)| Assignment {
         delivery_id: DeliveryId::for_channel(plan.notification_id, channel),
         notification_id: plan.notification_id,
         epoch,
@@ -164,11 +237,12 @@ fn assignment(
         purpose: plan.purpose,
         urgency: plan.urgency,
         channel,
-        position: 0,
-        channels: plan.channels,
-        address: plan.address?,
-        locale: plan.locale,
-        variables: plan.variables,
+        position,
+        channels: plan.channels.clone(),
+        strategy: plan.strategy,
+        address: address.clone(),
+        locale: plan.locale.clone(),
+        variables: plan.variables.clone(),
         attempt: 0,
         attempt_group: 1,
         trying_for: Duration::ZERO,

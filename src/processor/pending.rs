@@ -11,6 +11,14 @@ use crate::domain::Outcome;
 use crate::metrics;
 use crate::topic::Ticket;
 
+/// Counts a record that is done.
+pub(super) fn count(topic: &str, outcome: Outcome) {
+    metrics::records(topic, outcome.as_str(), 1);
+    if let Outcome::Ignored(reason) = outcome {
+        metrics::ignored(topic, reason, 1);
+    }
+}
+
 struct Debt {
     ticket: Ticket,
     /// A place in the in-flight budget, given back with the debt.
@@ -60,7 +68,7 @@ impl Pending {
         }
         if let Some(debt) = held.take() {
             metrics::in_flight(-1);
-            metrics::records(&self.partition.topic, outcome.as_str(), 1);
+            count(&self.partition.topic, outcome);
             debt.ticket.complete();
         }
     }

@@ -1,16 +1,17 @@
 //! The claim: one statement makes a batch of notifications ours, or shows that
 //! somebody was there first.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::error::RecordError;
 use super::store::Store;
 use crate::domain::{
-    Channel, DeliveryId, NotificationId, Purpose, Reason, RecipientId, Redacted, State, Urgency,
+    Channel, DeliveryId, NotificationId, Purpose, Reason, RecipientId, Redacted, State, Strategy, Urgency,
 };
 use crate::metrics;
 
@@ -37,6 +38,8 @@ pub struct Claim {
     pub caller: Option<String>,
     /// Order of the plan.
     pub channels: Vec<Channel>,
+    /// How they are used.
+    pub strategy: Strategy,
     /// Locale of the words.
     pub locale: String,
     /// Template variables as JSON; `None`: there are none.
@@ -45,12 +48,12 @@ pub struct Claim {
     pub source: Source,
     /// Too late to be useful.
     pub expires_at: Timestamp,
-    /// The first delivery; `None` when nothing is to be sent.
-    pub delivery: Option<FirstDelivery>,
+    /// The deliveries that it begins with; none when nothing is to be sent.
+    pub deliveries: Vec<FirstDelivery>,
 }
 
 /// Where a record came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Source {
     /// Full topic name.
     pub topic: std::sync::Arc<str>,
@@ -62,13 +65,15 @@ pub struct Source {
     pub published_at: Timestamp,
 }
 
-/// The delivery that a claim begins with.
+/// A delivery that a claim begins with.
 #[derive(Debug, Clone)]
 pub struct FirstDelivery {
     /// Derived from notification and channel.
     pub delivery_id: DeliveryId,
-    /// First of the plan.
+    /// Its way.
     pub channel: Channel,
+    /// Its place in the plan.
+    pub position: i16,
     /// Where to.
     pub address: Redacted<String>,
     /// `None`: it is dispatched at once, under our lease. Otherwise: when it is due.
@@ -77,60 +82,94 @@ pub struct FirstDelivery {
 
 /// Rows of a batch are inserted in the order of their ids: two batches that share
 /// some can then not wait for each other in a circle.
+///
+/// A cancellation that overtook its request waits in `unmatched_update`. Its
+/// notification is claimed as cancelled, without deliveries, and the cancellation has
+/// done its work. Of one that is committed while this runs nothing is seen; it stays,
+/// and is looked at again.
+///
+/// Where deliveries run side by side, each of them has a say in the notification's
+/// state: theirs are folded from the beginning.
 const CLAIM: &str = "
 WITH input AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[],
-        $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::int[], $15::bigint[],
-        $16::timestamptz[], $17::timestamptz[], $18::uuid[], $19::text[], $20::text[], $21::timestamptz[]
+        $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::int[],
+        $16::bigint[], $17::timestamptz[], $18::timestamptz[], $19::text[]
     ) AS t (notification_id, patient_id, recipient_id, purpose, urgency, state, reason, fingerprint,
-            caller, channels, locale, variables, source_topic, source_partition, source_offset,
-            published_at, expires_at, delivery_id, channel, address, due_at)
+            caller, channels, strategy, locale, variables, source_topic, source_partition, source_offset,
+            published_at, expires_at, channel)
+), begun AS (
+    SELECT * FROM unnest(
+        $20::uuid[], $21::uuid[], $22::text[], $23::smallint[], $24::text[], $25::timestamptz[], $26::bool[]
+    ) AS t (delivery_id, notification_id, channel, position, address, due_at, folded)
+), called_off AS (
+    SELECT notification_id FROM unmatched_update
+     WHERE kind = 'cancelled' AND next_look_at IS NOT NULL AND notification_id = ANY($1)
+), decided AS (
+    SELECT input.*,
+           state IN ('dispatching', 'held') AND notification_id IN (SELECT notification_id FROM called_off)
+               AS cancelled
+      FROM input
 ), claimed AS (
     INSERT INTO notification (notification_id, patient_id, recipient_id, purpose, urgency, state, reason,
-            fingerprint, caller, channels, locale, variables, source_topic, source_partition, source_offset,
-            published_at, expires_at)
-    SELECT notification_id, patient_id, recipient_id, purpose, urgency, state, reason,
-            fingerprint, caller, string_to_array(channels, ','), locale, variables::jsonb, source_topic,
-            source_partition, source_offset, published_at, expires_at
-      FROM input
+            fingerprint, caller, channels, strategy, locale, variables, source_topic, source_partition,
+            source_offset, published_at, expires_at, cancelled_at)
+    SELECT notification_id, patient_id, recipient_id, purpose, urgency,
+            CASE WHEN cancelled THEN 'cancelled' ELSE state END,
+            CASE WHEN cancelled THEN 'cancelled' ELSE reason END,
+            fingerprint, caller, string_to_array(channels, ','), strategy, locale, variables::jsonb,
+            source_topic, source_partition, source_offset, published_at, expires_at,
+            CASE WHEN cancelled THEN now() END
+      FROM decided
+     ORDER BY notification_id
     ON CONFLICT (notification_id) DO NOTHING
-    RETURNING notification_id
+    RETURNING notification_id, patient_id, recipient_id, purpose, urgency, state, reason, caller, expires_at
+), matched AS (
+    DELETE FROM unmatched_update u USING claimed c
+     WHERE u.notification_id = c.notification_id AND u.kind = 'cancelled' AND u.next_look_at IS NOT NULL
 ), delivered AS (
     INSERT INTO delivery (delivery_id, notification_id, recipient_id, channel, position, urgency, state,
-            reason, address, epoch, owner, due_at, first_attempt_at, expires_at)
-    SELECT delivery_id, notification_id, recipient_id, channel, 0, urgency, state, reason, address,
-           CASE WHEN due_at IS NULL THEN $24::int ELSE 0 END,
-           CASE WHEN due_at IS NULL THEN $22::uuid END,
-           coalesce(due_at, now() + $23::bigint * interval '1 millisecond'),
-           CASE WHEN due_at IS NULL THEN now() END,
-           expires_at
-      FROM input JOIN claimed USING (notification_id)
-     WHERE delivery_id IS NOT NULL
+            reason, address, epoch, owner, due_at, first_attempt_at, expires_at, folded)
+    SELECT b.delivery_id, notification_id, c.recipient_id, b.channel, b.position, c.urgency, c.state,
+           c.reason, b.address,
+           CASE WHEN b.due_at IS NULL THEN $29::int ELSE 0 END,
+           CASE WHEN b.due_at IS NULL THEN $27::uuid END,
+           coalesce(b.due_at, now() + $28::bigint * interval '1 millisecond'),
+           CASE WHEN b.due_at IS NULL THEN now() END,
+           c.expires_at, b.folded
+      FROM begun b JOIN claimed c USING (notification_id)
+     WHERE c.state <> 'cancelled'
+), news AS (
+    SELECT c.notification_id, c.patient_id, c.recipient_id, c.purpose, c.state, c.reason, c.caller,
+           CASE WHEN c.state <> 'cancelled' THEN i.channel END AS channel
+      FROM input i JOIN claimed c USING (notification_id)
 ), explained AS (
     INSERT INTO why (notification_id, step, state, reason, channel)
-    SELECT notification_id, 'plan', state, reason, channel
-      FROM input JOIN claimed USING (notification_id)
+    SELECT notification_id, 'plan', state, reason, channel FROM news
 ), announced AS (
     INSERT INTO outbox (notification_id, patient_id, recipient_id, purpose, sequence, state, reason, channel,
             caller)
-    SELECT notification_id, patient_id, recipient_id, purpose, 1, state, reason, channel, caller
-      FROM input JOIN claimed USING (notification_id)
+    SELECT notification_id, patient_id, recipient_id, purpose, 1, state, reason, channel, caller FROM news
 )
-SELECT notification_id FROM claimed";
+SELECT notification_id, state FROM claimed";
 
 /// Rows that an attempt at this very batch claimed, whose answer was lost.
 const CLAIMED_BEFORE: &str = "
-SELECT notification_id FROM delivery
+SELECT DISTINCT notification_id, state FROM delivery
  WHERE delivery_id = ANY($1) AND owner = $2 AND epoch = $3 AND state = 'dispatching'";
 
+/// What became of the notifications that a claim made ours.
+pub type Claimed = HashMap<NotificationId, State>;
+
 impl Store {
-    /// Claims a batch. The ids that come back are new and ours; what does not come
-    /// back exists already, and is somebody's.
+    /// Claims a batch. The ids that come back are new and ours, each with the state
+    /// that it was given: the claim's own, or `cancelled` where a cancellation was
+    /// there first. What does not come back exists already, and is somebody's.
     ///
-    /// Deliveries without a due time are ours to send for `lease`. Their epoch is
-    /// `batch`, a number that this owner gives to no other batch. Ids must be
-    /// unique within the batch.
+    /// Deliveries without a due time are ours to send for `lease`, unless their
+    /// notification is cancelled. Their epoch is `batch`, a number that this owner
+    /// gives to no other batch. Ids must be unique within the batch.
     ///
     /// # Errors
     /// As [`RecordError`] tells; then nothing of the batch is claimed, or, when the
@@ -140,7 +179,7 @@ impl Store {
         claims: &mut [Claim],
         batch: i32,
         lease: Duration,
-    ) -> Result<HashSet<NotificationId>, RecordError> {
+    ) -> Result<Claimed, RecordError> {
         let begun = Instant::now();
         claims.sort_unstable_by_key(|claim| claim.notification_id);
         let client = self.client().await?;
@@ -148,10 +187,8 @@ impl Store {
 
         let uuids = |of: fn(&Claim) -> Uuid| claims.iter().map(of).collect::<Vec<_>>();
         let words = |of: fn(&Claim) -> &str| claims.iter().map(of).collect::<Vec<_>>();
-        let channels: Vec<String> = claims
-            .iter()
-            .map(|claim| claim.channels.iter().map(|c| c.as_str()).collect::<Vec<_>>().join(","))
-            .collect();
+        let times = |of: fn(&Claim) -> Timestamp| claims.iter().map(of).collect::<Vec<_>>();
+        let channels: Vec<String> = claims.iter().map(channel_list).collect();
         let fingerprints: Vec<&[u8]> = claims.iter().map(|claim| claim.fingerprint.as_slice()).collect();
         let callers: Vec<Option<&str>> = claims.iter().map(|claim| claim.caller.as_deref()).collect();
         let variables: Vec<Option<&str>> = claims
@@ -160,13 +197,8 @@ impl Store {
             .collect();
         let partitions: Vec<i32> = claims.iter().map(|claim| claim.source.partition).collect();
         let offsets: Vec<i64> = claims.iter().map(|claim| claim.source.offset).collect();
-        let published: Vec<Timestamp> = claims.iter().map(|claim| claim.source.published_at).collect();
-        let expires: Vec<Timestamp> = claims.iter().map(|claim| claim.expires_at).collect();
-        let deliveries: Vec<_> = claims.iter().map(|claim| claim.delivery.as_ref()).collect();
-        let delivery_ids: Vec<_> = deliveries.iter().map(|d| d.map(|d| d.delivery_id.0)).collect();
-        let delivery_channels: Vec<_> = deliveries.iter().map(|d| d.map(|d| d.channel.as_str())).collect();
-        let addresses: Vec<_> = deliveries.iter().map(|d| d.map(|d| d.address.expose().as_str())).collect();
-        let due: Vec<_> = deliveries.iter().map(|d| d.and_then(|d| d.due_at)).collect();
+        let only_channels: Vec<Option<&str>> = claims.iter().map(only_channel).collect();
+        let rows = Deliveries::of(claims);
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
 
         let rows = client
@@ -183,17 +215,22 @@ impl Store {
                     &fingerprints,
                     &callers,
                     &channels,
+                    &words(|c| c.strategy.as_str()),
                     &words(|c| c.locale.as_str()),
                     &variables,
                     &words(|c| &c.source.topic),
                     &partitions,
                     &offsets,
-                    &published,
-                    &expires,
-                    &delivery_ids,
-                    &delivery_channels,
-                    &addresses,
-                    &due,
+                    &times(|c| c.source.published_at),
+                    &times(|c| c.expires_at),
+                    &only_channels,
+                    &rows.ids,
+                    &rows.notifications,
+                    &rows.channels,
+                    &rows.positions,
+                    &rows.addresses,
+                    &rows.due,
+                    &rows.folded,
                     &self.owner.0,
                     &lease_ms,
                     &batch,
@@ -202,7 +239,7 @@ impl Store {
             .await
             .map_err(RecordError::at("claim"))?;
         metrics::statement("claim", claims.len(), begun.elapsed());
-        rows.iter().map(|row| Ok(NotificationId(row.try_get(0)?))).collect()
+        rows.iter().map(claimed).collect()
     }
 
     /// After a claim whose answer was lost: the notifications whose deliveries that
@@ -210,18 +247,62 @@ impl Store {
     ///
     /// # Errors
     /// As [`RecordError`] tells.
-    pub async fn claimed_before(
-        &self,
-        claims: &[Claim],
-        batch: i32,
-    ) -> Result<HashSet<NotificationId>, RecordError> {
+    pub async fn claimed_before(&self, claims: &[Claim], batch: i32) -> Result<Claimed, RecordError> {
         let client = self.client().await?;
-        let ids: Vec<Uuid> =
-            claims.iter().filter_map(|claim| claim.delivery.as_ref()).map(|d| d.delivery_id.0).collect();
+        let ids = Deliveries::of(claims).ids;
         let rows = client
             .query(CLAIMED_BEFORE, &[&ids, &self.owner.0, &batch])
             .await
             .map_err(RecordError::at("claimed_before"))?;
-        rows.iter().map(|row| Ok(NotificationId(row.try_get(0)?))).collect()
+        rows.iter().map(claimed).collect()
+    }
+}
+
+fn claimed(row: &Row) -> Result<(NotificationId, State), RecordError> {
+    let state: &str = row.try_get(1)?;
+    let state =
+        State::parse(state).ok_or_else(|| RecordError::bug("a claim came back in an unknown state"))?;
+    Ok((NotificationId(row.try_get(0)?), state))
+}
+
+fn channel_list(claim: &Claim) -> String {
+    claim.channels.iter().map(|channel| channel.as_str()).collect::<Vec<_>>().join(",")
+}
+
+/// The channel that a claim is about, where it is one.
+fn only_channel(claim: &Claim) -> Option<&'static str> {
+    match claim.deliveries.as_slice() {
+        [only] => Some(only.channel.as_str()),
+        _ => None,
+    }
+}
+
+/// The deliveries of a batch by column.
+#[derive(Default)]
+struct Deliveries<'a> {
+    ids: Vec<Uuid>,
+    notifications: Vec<Uuid>,
+    channels: Vec<&'static str>,
+    positions: Vec<i16>,
+    addresses: Vec<&'a str>,
+    due: Vec<Option<Timestamp>>,
+    folded: Vec<bool>,
+}
+
+impl<'a> Deliveries<'a> {
+    fn of(claims: &'a [Claim]) -> Self {
+        let mut all = Self::default();
+        for claim in claims {
+            for one in &claim.deliveries {
+                all.ids.push(one.delivery_id.0);
+                all.notifications.push(claim.notification_id.0);
+                all.channels.push(one.channel.as_str());
+                all.positions.push(one.position);
+                all.addresses.push(one.address.expose().as_str());
+                all.due.push(one.due_at);
+                all.folded.push(claim.deliveries.len() > 1);
+            }
+        }
+        all
     }
 }

@@ -1,6 +1,7 @@
 //! Deliveries that wait for a worker: held until a time, queued, to be retried,
 //! of unknown outcome, or claimed by an owner that died.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use tokio_postgres::Row;
 use super::error::RecordError;
 use super::store::Store;
 use crate::domain::{
-    Channel, DeliveryId, NotificationId, PatientId, Purpose, RecipientId, Redacted, State, Urgency,
+    Channel, DeliveryId, NotificationId, PatientId, Purpose, RecipientId, Redacted, State, Strategy, Urgency,
 };
 use crate::metrics;
 
@@ -38,6 +39,8 @@ pub struct DueDelivery {
     pub position: i16,
     /// The plan's channels.
     pub channels: Vec<Channel>,
+    /// How they are used.
+    pub strategy: Strategy,
     /// Where it was last sent to, if it was.
     pub address: Option<Redacted<String>>,
     /// Locale of the words.
@@ -60,6 +63,27 @@ pub struct DueDelivery {
     pub published_at: Timestamp,
     /// True when `expires_at` has passed, by the database's clock.
     pub expired: bool,
+    /// True when its caller took the notification back.
+    pub cancelled: bool,
+}
+
+/// Which of the due deliveries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DueLane {
+    /// All that is not bulk.
+    Urgent,
+    /// Urgency `bulk`.
+    Bulk,
+}
+
+impl DueLane {
+    /// Its statement, and the name of that.
+    fn claim(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Urgent => (CLAIM_DUE, "claim_due"),
+            Self::Bulk => (&CLAIM_DUE_BULK, "claim_due_bulk"),
+        }
+    }
 }
 
 /// In the order of publication, so that one recipient's messages keep theirs.
@@ -67,7 +91,7 @@ pub struct DueDelivery {
 const CLAIM_DUE: &str = "
 WITH due AS (
     SELECT delivery_id, state FROM delivery
-     WHERE due_at <= now()
+     WHERE due_at <= now() AND urgency <> 'bulk'
      ORDER BY due_at
      LIMIT $1
        FOR UPDATE SKIP LOCKED
@@ -81,34 +105,51 @@ WITH due AS (
     RETURNING d.*, due.state AS was
 )
 SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipient_id, n.purpose, n.urgency,
-       o.channel, o.position, n.channels, o.address, n.locale, n.variables, o.attempt, o.attempt_group,
+       o.channel, o.position, n.channels, n.strategy, o.address, n.locale, n.variables, o.attempt, o.attempt_group,
        (extract(epoch FROM now() - o.first_attempt_at) * 1000)::bigint AS trying_for_ms,
        (extract(epoch FROM now() - o.unknown_since) * 1000)::bigint AS unknown_for_ms,
-       o.first_attempt_at, o.expires_at, n.published_at, o.expires_at <= now() AS expired
+       o.first_attempt_at, o.expires_at, n.published_at, o.expires_at <= now() AS expired,
+       n.cancelled_at IS NOT NULL AS cancelled
   FROM ours o JOIN notification n USING (notification_id)
  ORDER BY n.published_at, n.source_partition, n.source_offset";
+
+/// The condition on urgency is text and no parameter: it has to be that of an index.
+static CLAIM_DUE_BULK: LazyLock<String> =
+    LazyLock::new(|| CLAIM_DUE.replace("urgency <> 'bulk'", "urgency = 'bulk'"));
 
 const SET_ADDRESS: &str = "
 UPDATE delivery d SET address = i.address
   FROM unnest($1::uuid[], $2::text[]) AS i (delivery_id, address)
  WHERE d.delivery_id = i.delivery_id AND d.owner = $3::uuid";
 
+/// Two counts, because each index knows only its own lane.
+const DUE_WITHIN: &str = "
+WITH horizon AS (SELECT now() + $1::bigint * interval '1 millisecond' AS at)
+SELECT (SELECT count(*) FROM delivery WHERE due_at <= (SELECT at FROM horizon) AND urgency <> 'bulk')
+     + (SELECT count(*) FROM delivery WHERE due_at <= (SELECT at FROM horizon) AND urgency = 'bulk')";
+
 impl Store {
-    /// Claims up to `limit` due rows for `lease`.
+    /// Claims up to `limit` due rows of a lane for `lease`.
     ///
     /// # Errors
     /// As [`RecordError`] tells.
-    pub async fn claim_due(&self, limit: usize, lease: Duration) -> Result<Vec<DueDelivery>, RecordError> {
+    pub async fn claim_due(
+        &self,
+        lane: DueLane,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<DueDelivery>, RecordError> {
         let begun = Instant::now();
+        let (text, name) = lane.claim();
         let client = self.client().await?;
-        let statement = client.prepare_cached(CLAIM_DUE).await.map_err(RecordError::at("claim_due"))?;
+        let statement = client.prepare_cached(text).await.map_err(RecordError::at(name))?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
         let rows = client
             .query(&statement, &[&limit, &self.owner.0, &lease_ms])
             .await
-            .map_err(RecordError::at("claim_due"))?;
-        metrics::statement("claim_due", rows.len(), begun.elapsed());
+            .map_err(RecordError::at(name))?;
+        metrics::statement(name, rows.len(), begun.elapsed());
         rows.iter().map(due_delivery).collect()
     }
 
@@ -139,13 +180,7 @@ impl Store {
     pub async fn due_within(&self, time: Duration) -> Result<i64, RecordError> {
         let client = self.client().await?;
         let time_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let row = client
-            .query_one(
-                "SELECT count(*) FROM delivery WHERE due_at <= now() + $1::bigint * interval '1 millisecond'",
-                &[&time_ms],
-            )
-            .await
-            .map_err(RecordError::at("due_within"))?;
+        let row = client.query_one(DUE_WITHIN, &[&time_ms]).await.map_err(RecordError::at("due_within"))?;
         Ok(row.try_get(0)?)
     }
 }
@@ -177,6 +212,7 @@ fn due_delivery(row: &Row) -> Result<DueDelivery, RecordError> {
         channel: word(row, "channel", Channel::parse)?,
         position: row.try_get("position")?,
         channels: channels.into_iter().filter_map(Channel::parse).collect(),
+        strategy: word(row, "strategy", Strategy::parse)?,
         address: row.try_get::<_, Option<String>>("address")?.map(Redacted::new),
         locale: row.try_get("locale")?,
         variables: Redacted::new(pairs(variables)),
@@ -188,6 +224,7 @@ fn due_delivery(row: &Row) -> Result<DueDelivery, RecordError> {
         expires_at: row.try_get("expires_at")?,
         published_at: row.try_get("published_at")?,
         expired: row.try_get("expired")?,
+        cancelled: row.try_get("cancelled")?,
     })
 }
 

@@ -3,6 +3,7 @@
 mod aftermath;
 mod cases;
 pub mod claim;
+pub mod conflict;
 pub mod due;
 pub mod error;
 pub mod facts;
@@ -18,8 +19,9 @@ pub mod store;
 pub mod unmatched;
 pub mod updates;
 
-pub use claim::{Claim, FirstDelivery, Source};
-pub use due::DueDelivery;
+pub use claim::{Claim, Claimed, FirstDelivery, Source};
+pub use conflict::Repeated;
+pub use due::{DueDelivery, DueLane};
 pub use error::RecordError;
 pub use outbox::{OutboxRow, Relay};
 pub use outcome::{NextDelivery, Recorded};

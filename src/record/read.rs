@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::error::RecordError;
 use crate::domain::{
     Channel, DeliveryId, NotificationId, PatientId, Purpose, QuietHours, Reason, RecipientId, Redacted,
-    Relation, State, Urgency,
+    Relation, State, Strategy, Urgency,
 };
 
 /// Lines of the why-log that one answer has, at most.
@@ -29,6 +29,8 @@ pub struct NotificationView {
     pub purpose: Purpose,
     /// How soon.
     pub urgency: Urgency,
+    /// How its channels are used.
+    pub strategy: Strategy,
     /// Where it stands.
     pub state: State,
     /// Why there.
@@ -96,7 +98,7 @@ pub struct WhyLine {
 // One statement, so that notification and deliveries are of the same moment; the
 // deliveries' ids follow from the notification's.
 const NOTIFICATION: &str = "
-SELECT n.patient_id, n.purpose, n.urgency, n.state, n.reason, n.sequence, n.published_at, n.accepted_at,
+SELECT n.patient_id, n.purpose, n.urgency, n.strategy, n.state, n.reason, n.sequence, n.published_at, n.accepted_at,
        n.expires_at, n.updated_at,
        d.delivery_id, d.channel AS d_channel, d.state AS d_state, d.reason AS d_reason, d.attempt,
        d.provider, d.provider_message_id, d.created_at AS d_created_at, d.first_attempt_at,
@@ -145,6 +147,7 @@ fn notification_view(id: NotificationId, row: &Row) -> Result<NotificationView, 
         patient_id: patient_id(row)?,
         purpose: word(row, "purpose", Purpose::parse)?,
         urgency: word(row, "urgency", Urgency::parse)?,
+        strategy: word(row, "strategy", Strategy::parse)?,
         state: word(row, "state", State::parse)?,
         reason: word(row, "reason", Reason::parse)?,
         sequence: row.get("sequence"),

@@ -1,6 +1,7 @@
 //! `app`: the front.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use axum::Router;
@@ -37,6 +38,7 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
         config: ctx.config.app.clone(),
         publisher: publisher(&ctx)?,
         pool: pool::pool(&ctx.config.postgres)?,
+        schedule_max: Duration::from_millis(ctx.config.plan.schedule_max_ms),
         extra_http,
         links,
         health: Arc::clone(&ctx.health),

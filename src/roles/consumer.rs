@@ -14,7 +14,7 @@ use crate::deliver::Providers;
 use crate::plan::Settings;
 use crate::processor::{self, Flow, Notify, Parts};
 use crate::record::Store;
-use crate::topic::names::Topic;
+use crate::topic::names::{self, Topic};
 use crate::topic::producer::Producer;
 use crate::topic::{Consumer, ConsumerOptions, DeadLetters};
 
@@ -75,6 +75,7 @@ pub(super) async fn process(
     let consumer = Arc::new(Consumer::start(ConsumerOptions {
         group,
         topics: topics.iter().map(|topic| topic.full_name(prefix)).collect(),
+        bulk_topics: vec![names::NOTIFICATIONS_BULK.full_name(prefix)],
         kafka: config.kafka.clone(),
         processor: config.processor.clone(),
     })?);

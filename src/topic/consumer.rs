@@ -53,6 +53,8 @@ pub struct Options {
     pub group: String,
     /// Full names of the topics.
     pub topics: Vec<String>,
+    /// Full names of those of them that are read with what urgent work leaves.
+    pub bulk_topics: Vec<String>,
     /// `[kafka]`.
     pub kafka: config::Kafka,
     /// `[processor]`.
@@ -74,8 +76,11 @@ impl Consumer {
     /// # Errors
     /// When librdkafka refuses the configuration, or the thread cannot start.
     pub fn start(options: Options) -> Result<Self, ConsumerError> {
+        let processor = &options.processor;
+        let intake =
+            Intake::new(processor.claim_shards, processor.in_flight_max, processor.bulk_in_flight_max);
         let shared = Arc::new(Shared {
-            intake: Arc::new(Intake::new(options.processor.claim_shards)),
+            intake: Arc::new(intake),
             assigned: Mutex::default(),
             epoch: AtomicU64::new(0),
             completed: Arc::default(),

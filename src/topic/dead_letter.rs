@@ -11,7 +11,7 @@ use super::names;
 use super::producer::{ProduceError, Producer, owned};
 
 /// Headers of ours begin with this.
-const OURS: &str = "dlq.";
+pub(super) const OURS: &str = "dlq.";
 /// Original headers that are kept: count, and bytes of names and values together.
 const HEADERS_MAX: usize = 64;
 const HEADERS_MAX_BYTES: usize = 16 * 1024;

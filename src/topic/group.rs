@@ -65,6 +65,7 @@ impl Shared {
                 Arc::clone(&topic),
                 element.partition(),
                 epoch,
+                self.options.bulk_topics.iter().any(|bulk| **bulk == *topic),
                 bounds,
                 Arc::clone(&self.completed),
             );

@@ -21,6 +21,8 @@ pub enum Begin {
 struct Slot {
     offset: i64,
     since: Instant,
+    /// When work on it began; `None`: it waits.
+    taken: Option<Instant>,
     done: bool,
 }
 
@@ -46,8 +48,17 @@ impl Ledger {
             return Begin::Known;
         }
         self.newest = Some(offset);
-        self.slots.push_back(Slot { offset, since: now, done: false });
+        self.slots.push_back(Slot { offset, since: now, taken: None, done: false });
         Begin::InHand
+    }
+
+    /// Notes that work on an offset begins.
+    pub fn take(&mut self, offset: i64, now: Instant) {
+        if let Ok(at) = self.slots.binary_search_by_key(&offset, |slot| slot.offset)
+            && let Some(slot) = self.slots.get_mut(at)
+        {
+            slot.taken = Some(now);
+        }
     }
 
     /// Marks an offset as done. False when it is not in hand (done before, or
@@ -100,6 +111,12 @@ impl Ledger {
     #[must_use]
     pub fn oldest_since(&self) -> Option<Instant> {
         self.slots.front().map(|slot| slot.since)
+    }
+
+    /// Since when the head is worked on; `None` while it only waits.
+    #[must_use]
+    pub fn oldest_taken_since(&self) -> Option<Instant> {
+        self.slots.front().and_then(|slot| slot.taken)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod client;
 pub mod consumer;
 pub mod dead_letter;
+pub mod dlq;
 pub mod encoder;
 mod evolution;
 mod group;
@@ -19,6 +20,7 @@ pub mod producer;
 mod registry;
 pub mod sample;
 pub mod schemas;
+mod yielding;
 
 pub use consumer::{Consumer, ConsumerError, Options as ConsumerOptions};
 pub use dead_letter::{DeadLetters, Origin};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::ledger::{Begin, Ledger};
 use crate::domain::Redacted;
@@ -85,11 +86,16 @@ pub struct Partition {
     pub partition: i32,
     /// Grows with every assignment in this process.
     pub epoch: u64,
+    /// Of a topic that is read with what urgent work leaves.
+    pub bulk: bool,
     bounds: Bounds,
     inner: Mutex<Inner>,
     idle: Condvar,
     closing: AtomicBool,
     leaked: AtomicBool,
+    /// It met a bound of its queue and has not come down to half of it yet.
+    full: AtomicBool,
+    /// What librdkafka was told last, for whatever reason.
     paused: AtomicBool,
     /// Completions of all partitions since the last commit, shared with the poll thread.
     completed: Arc<AtomicU64>,
@@ -102,6 +108,7 @@ impl Partition {
         topic: Arc<str>,
         partition: i32,
         epoch: u64,
+        bulk: bool,
         bounds: Bounds,
         completed: Arc<AtomicU64>,
     ) -> Arc<Self> {
@@ -109,22 +116,24 @@ impl Partition {
             topic,
             partition,
             epoch,
+            bulk,
             bounds,
             inner: Mutex::default(),
             idle: Condvar::new(),
             closing: AtomicBool::new(false),
             leaked: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             completed,
         })
     }
 
-    /// Queues a record. False when the partition should be paused now. A
-    /// redelivery of an offset in hand is dropped here.
-    pub fn push(self: &Arc<Self>, arrival: Arrival) -> bool {
+    /// Queues a record; it may make the partition full ([`Partition::is_full`]).
+    /// A redelivery of an offset in hand is dropped here.
+    pub fn push(self: &Arc<Self>, arrival: Arrival) {
         let mut inner = self.inner.lock();
         if self.is_closing() || inner.ledger.begin(arrival.offset, Instant::now()) == Begin::Known {
-            return true;
+            return;
         }
         let record = Record {
             ticket: Ticket {
@@ -132,6 +141,7 @@ impl Partition {
                 offset: arrival.offset,
                 taken: false,
                 settled: false,
+                place: None,
             },
             timestamp_ms: arrival.timestamp_ms,
             key: arrival.key.map(Redacted::new),
@@ -140,9 +150,12 @@ impl Partition {
         };
         inner.queue_bytes += record.bytes();
         inner.queue.push_back(record);
-        !(inner.queue.len() >= self.bounds.queue_max_records
+        if inner.queue.len() >= self.bounds.queue_max_records
             || inner.queue_bytes >= self.bounds.queue_max_bytes
-            || inner.ledger.window() >= self.bounds.window_max_records)
+            || inner.ledger.window() >= self.bounds.window_max_records
+        {
+            self.full.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Takes up to `max` records, in order.
@@ -152,23 +165,33 @@ impl Partition {
             return 0;
         }
         let count = inner.queue.len().min(max);
+        let now = Instant::now();
         for _ in 0..count {
             let Some(mut record) = inner.queue.pop_front() else { break };
             inner.queue_bytes -= record.bytes();
             inner.outstanding += 1;
+            inner.ledger.take(record.ticket.offset, now);
             record.ticket.taken = true;
             into.push(record);
         }
         count
     }
 
-    /// True when a paused partition has room again: at half of every bound.
+    /// True from a bound of its queue until it has room again: at half of every
+    /// bound. While it is, it should be paused.
     #[must_use]
-    pub fn has_room(&self) -> bool {
+    pub fn is_full(&self) -> bool {
+        if !self.full.load(Ordering::Relaxed) {
+            return false;
+        }
         let inner = self.inner.lock();
-        inner.queue.len() <= self.bounds.queue_max_records / 2
+        let has_room = inner.queue.len() <= self.bounds.queue_max_records / 2
             && inner.queue_bytes <= self.bounds.queue_max_bytes / 2
-            && inner.ledger.window() <= self.bounds.window_max_records / 2
+            && inner.ledger.window() <= self.bounds.window_max_records / 2;
+        if has_room {
+            self.full.store(false, Ordering::Relaxed);
+        }
+        !has_room
     }
 
     /// Records and bytes that wait in the queue.
@@ -243,6 +266,13 @@ impl Partition {
         self.inner.lock().ledger.oldest_since().map(|since| since.elapsed())
     }
 
+    /// How long that record has been worked on; `None` while it waits in the queue,
+    /// which may take long and is no fault.
+    #[must_use]
+    pub fn oldest_taken_age(&self) -> Option<Duration> {
+        self.inner.lock().ledger.oldest_taken_since().map(|since| since.elapsed())
+    }
+
     /// True when a ticket was dropped without being settled while the partition
     /// was ours: a bug, because the commit could never move again.
     #[must_use]
@@ -259,6 +289,8 @@ pub struct Ticket {
     offset: i64,
     taken: bool,
     settled: bool,
+    /// A bulk record's place beside the common budget, given back with the ticket.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Ticket {
@@ -272,6 +304,11 @@ impl Ticket {
     #[must_use]
     pub const fn offset(&self) -> i64 {
         self.offset
+    }
+
+    /// Keeps a place of a budget until it is settled.
+    pub(super) fn hold(&mut self, place: Option<OwnedSemaphorePermit>) {
+        self.place = place;
     }
 
     /// The outcome is durable: the offset may move.
@@ -312,86 +349,4 @@ impl Drop for Ticket {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn partition(bounds: Bounds) -> Arc<Partition> {
-        Partition::new("t".into(), 0, 1, bounds, Arc::default())
-    }
-
-    fn small() -> Bounds {
-        Bounds { queue_max_records: 4, queue_max_bytes: 100, window_max_records: 6 }
-    }
-
-    fn arrival(offset: i64, bytes: usize) -> Arrival {
-        Arrival { offset, timestamp_ms: 0, key: None, payload: Some(vec![0; bytes]), headers: vec![] }
-    }
-
-    #[test]
-    fn a_full_queue_asks_for_a_pause_by_count_and_by_bytes() {
-        let by_count = partition(small());
-        assert!((0..3).all(|offset| by_count.push(arrival(offset, 1))));
-        assert!(!by_count.push(arrival(3, 1)));
-        let by_bytes = partition(small());
-        assert!(by_bytes.push(arrival(0, 50)));
-        assert!(!by_bytes.push(arrival(1, 50)));
-        assert!(!by_bytes.has_room());
-        let mut taken = vec![];
-        by_bytes.take(1, &mut taken);
-        assert!(by_bytes.has_room());
-        taken.into_iter().for_each(|record| record.ticket.release());
-    }
-
-    #[test]
-    fn a_wide_window_asks_for_a_pause_though_the_queue_is_empty() {
-        let partition = partition(small());
-        let mut taken = vec![];
-        for offset in 0..5 {
-            assert!(partition.push(arrival(offset, 1)));
-            partition.take(9, &mut taken);
-        }
-        assert!(!partition.push(arrival(5, 1)));
-        assert!(!partition.has_room());
-        taken.into_iter().for_each(|record| record.ticket.complete());
-        assert!(partition.has_room());
-        assert_eq!(partition.take_committable(), Some(5));
-    }
-
-    #[test]
-    fn closing_forgets_the_queue_and_waits_for_what_was_taken() {
-        let partition = partition(small());
-        partition.push(arrival(0, 1));
-        partition.push(arrival(1, 1));
-        let mut taken = vec![];
-        partition.take(1, &mut taken);
-        partition.close_intake();
-        assert!(!partition.wait_idle(Instant::now()));
-        assert_eq!(partition.take(9, &mut Vec::new()), 0);
-        taken.pop().unwrap().ticket.complete();
-        assert!(partition.wait_idle(Instant::now()));
-        assert_eq!(partition.take_committable(), Some(1));
-        assert!(!partition.has_leaked());
-    }
-
-    #[test]
-    fn a_released_ticket_holds_the_commit_back() {
-        let partition = partition(small());
-        partition.push(arrival(0, 1));
-        partition.push(arrival(1, 1));
-        let mut taken = vec![];
-        partition.take(2, &mut taken);
-        taken.pop().unwrap().ticket.complete();
-        taken.pop().unwrap().ticket.release();
-        assert_eq!(partition.take_committable(), None);
-    }
-
-    #[test]
-    fn a_dropped_ticket_is_noticed() {
-        let partition = partition(small());
-        partition.push(arrival(0, 1));
-        let mut taken = vec![];
-        partition.take(1, &mut taken);
-        drop(taken);
-        assert!(partition.has_leaked());
-    }
-}
+mod tests;

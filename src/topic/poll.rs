@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use super::group::{GroupContext, Shared, committable};
 use super::partition::{Arrival, Partition};
+use super::yielding::Yielding;
 use crate::metrics;
 
 /// Headers of one record that are kept, at most.
@@ -31,6 +32,7 @@ pub(super) fn poll_loop(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContex
     let (mut last_commit, mut last_anew) = (Instant::now(), Instant::now());
     let mut last_error: Option<(RDKafkaErrorCode, Instant)> = None;
     let mut topics: Vec<Arc<str>> = Vec::new();
+    let mut yielding = Yielding::default();
     while !shared.stopping.load(Ordering::Acquire) {
         shared.beat();
         let mut wait = POLL_WAIT;
@@ -51,7 +53,8 @@ pub(super) fn poll_loop(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContex
             }
             wait = Duration::ZERO;
         }
-        resume_with_room(shared, &consumer);
+        pause_and_resume(shared, &consumer, &mut yielding);
+        observe(shared);
         let interval = Duration::from_millis(shared.options.processor.commit_interval_ms);
         if last_commit.elapsed() >= interval
             || shared.completed.load(Ordering::Relaxed) >= shared.options.processor.commit_every_records
@@ -106,23 +109,44 @@ fn deliver(
                 .collect()
         }),
     };
-    let has_room = partition.push(arrival);
+    partition.push(arrival);
     shared.intake.notify(&partition);
-    if !has_room && !partition.is_paused() {
-        pause_or_resume(consumer, &[partition], true);
+    if partition.is_full() && !partition.is_paused() {
+        metrics::partition_paused("full");
+        pause_or_resume(shared, consumer, &[partition], true);
     }
 }
 
-fn resume_with_room(shared: &Shared, consumer: &BaseConsumer<GroupContext>) {
-    let partitions = shared.partitions();
-    let ready: Vec<_> = partitions
-        .iter()
-        .filter(|partition| partition.is_paused() && partition.has_room())
-        .cloned()
-        .collect();
-    if !ready.is_empty() {
-        pause_or_resume(consumer, &ready, false);
+/// A partition is paused while its queue is full, one of a bulk topic also while
+/// bulk rests for urgent work; it goes on when neither is so.
+fn pause_and_resume(shared: &Shared, consumer: &BaseConsumer<GroupContext>, yielding: &mut Yielding) {
+    let rests = yielding.observe(shared.intake.is_pressed(), Instant::now());
+    let (mut pause, mut resume, mut resting) = (Vec::new(), Vec::new(), 0);
+    for partition in shared.partitions() {
+        let yields = rests && partition.bulk;
+        resting += u64::from(yields);
+        let wanted = yields || partition.is_full();
+        match (partition.is_paused(), wanted) {
+            (false, true) => {
+                metrics::partition_paused(if yields { "urgent_work" } else { "full" });
+                pause.push(partition);
+            }
+            (true, false) => resume.push(partition),
+            (true, true) | (false, false) => {}
+        }
     }
+    if !pause.is_empty() {
+        pause_or_resume(shared, consumer, &pause, true);
+    }
+    if !resume.is_empty() {
+        pause_or_resume(shared, consumer, &resume, false);
+    }
+    metrics::bulk_resting(resting);
+}
+
+/// What the partitions hold, as metrics.
+fn observe(shared: &Shared) {
+    let partitions = shared.partitions();
     let paused = partitions.iter().filter(|partition| partition.is_paused()).count();
     metrics::partitions(partitions.len() as u64, paused as u64);
     let (records, bytes) = partitions
@@ -135,7 +159,16 @@ fn resume_with_room(shared: &Shared, consumer: &BaseConsumer<GroupContext>) {
     metrics::oldest_in_hand_age_ms(oldest_ms);
 }
 
-fn pause_or_resume(consumer: &BaseConsumer<GroupContext>, partitions: &[Arc<Partition>], pause: bool) {
+fn pause_or_resume(
+    shared: &Shared,
+    consumer: &BaseConsumer<GroupContext>,
+    partitions: &[Arc<Partition>],
+    pause: bool,
+) {
+    if shared.stopping.load(Ordering::Acquire) {
+        // A pause right before the close makes librdkafka's destroy wait for ever.
+        return;
+    }
     let mut list = TopicPartitionList::new();
     for partition in partitions {
         list.add_partition(&partition.topic, partition.partition);

@@ -120,9 +120,22 @@ impl Producer {
         payload: Option<&[u8]>,
         headers: OwnedHeaders,
     ) -> Result<(i32, i64), ProduceError> {
+        self.send_to(topic, None, key, payload, headers).await
+    }
+
+    /// As [`Producer::send_with`], to this partition whatever the key says; `None`:
+    /// the key decides.
+    pub(super) async fn send_to(
+        &self,
+        topic: &str,
+        partition: Option<i32>,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        headers: OwnedHeaders,
+    ) -> Result<(i32, i64), ProduceError> {
         let record = FutureRecord::<[u8], [u8]> {
             topic,
-            partition: None,
+            partition,
             payload,
             key,
             timestamp: None,

@@ -1,5 +1,6 @@
 //! Due deliveries: releases of embargoes and quiet hours, schedules, retries, the
-//! next channel, and claims whose owner died.
+//! next channel, and claims whose owner died. What is bulk comes last, and has at
+//! most half of the worker's places.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::dispatch::{self, Assignment, Dispatcher, OnRecorded, Work};
 use crate::domain::{Outcome, Reason, Recipient, RecipientId, Redacted, State};
 use crate::metrics;
 use crate::plan::{Decision, Settings, usable_channels, when};
-use crate::record::{DueDelivery, RecordError, Recorded, Store};
+use crate::record::{DueDelivery, DueLane, RecordError, Recorded, Store};
 
 /// Longest pause while the database is away.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(2);
@@ -37,16 +38,60 @@ pub struct DueWorker {
     pub settings: Settings,
 }
 
+/// Deliveries that may be in flight.
+struct Places {
+    all: Arc<Semaphore>,
+    /// Half of them, at least one.
+    bulk: Arc<Semaphore>,
+}
+
+/// One delivery's place, given back when it is dropped.
+struct Place {
+    _any: OwnedSemaphorePermit,
+    _bulk: Option<OwnedSemaphorePermit>,
+}
+
+impl Places {
+    fn new(in_flight_max: usize) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(in_flight_max)),
+            bulk: Arc::new(Semaphore::new((in_flight_max / 2).max(1))),
+        }
+    }
+
+    /// Waits for one place or more; takes up to `max` that are free.
+    async fn some(&self, max: usize) -> Option<OwnedSemaphorePermit> {
+        let count = max.min(self.all.available_permits()).max(1);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        Arc::clone(&self.all).acquire_many_owned(count).await.ok()
+    }
+
+    /// Takes up to `max` of bulk's places, without waiting.
+    fn some_of_bulk(&self, max: usize) -> Option<OwnedSemaphorePermit> {
+        let count = u32::try_from(max.min(self.bulk.available_permits())).unwrap_or(u32::MAX);
+        Arc::clone(&self.bulk).try_acquire_many_owned(count).ok()
+    }
+
+    /// When bulk has all of its places: waits until it has one again. Otherwise
+    /// for ever.
+    async fn bulk_place(&self) {
+        if self.bulk.available_permits() > 0 {
+            return std::future::pending().await;
+        }
+        drop(self.bulk.acquire().await);
+    }
+}
+
 impl DueWorker {
     /// Runs until `shutdown`, then waits for what has begun. A broken invariant
     /// cancels `fatal`.
     pub async fn run(self, shutdown: CancellationToken, fatal: CancellationToken) {
         let in_flight_max = u32::try_from(self.config.in_flight_max).unwrap_or(u32::MAX);
-        let in_flight = Arc::new(Semaphore::new(self.config.in_flight_max));
+        let places = Places::new(self.config.in_flight_max);
         let idle = Duration::from_millis(self.config.poll_interval_ms);
         let this = Arc::new(self);
         while !shutdown.is_cancelled() && !fatal.is_cancelled() {
-            let pause = match this.turn(&in_flight, &shutdown).await {
+            let pause = match this.turn(&places, &shutdown).await {
                 Ok(0) => idle,
                 Ok(_) => continue,
                 Err(error @ RecordError::Unavailable(_)) => {
@@ -62,63 +107,85 @@ impl DueWorker {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                // More bulk may be due than it had places for.
+                () = places.bulk_place() => {}
                 () = shutdown.cancelled() => {}
             }
         }
-        let drained = tokio::time::timeout(this.drain_timeout, in_flight.acquire_many(in_flight_max)).await;
+        let drained = tokio::time::timeout(this.drain_timeout, places.all.acquire_many(in_flight_max)).await;
         if drained.is_err() {
             warn!("the drain ran out of time; the leases of what is left run out");
         }
     }
 
-    /// Claims and hands over what fits. The number of rows that were due.
+    /// Claims and hands over what fits, bulk after everything else. The number of
+    /// rows that were due.
     async fn turn(
         self: &Arc<Self>,
-        in_flight: &Arc<Semaphore>,
+        places: &Places,
         shutdown: &CancellationToken,
     ) -> Result<usize, RecordError> {
-        let wanted = self.config.batch_max_rows.min(in_flight.available_permits()).max(1);
-        let count = u32::try_from(wanted).unwrap_or(u32::MAX);
-        let Ok(mut permits) = Arc::clone(in_flight).acquire_many_owned(count).await else { return Ok(0) };
+        let Some(mut permits) = places.some(self.config.batch_max_rows).await else { return Ok(0) };
+        let wanted = permits.num_permits();
         let lease_from = Instant::now();
-        let due = self.store.claim_due(wanted, self.lease).await?;
-        metrics::due_claimed(due.len() as u64);
-        let taken = due.len();
-        if taken == 0 {
-            return Ok(0);
+        let urgent = self.store.claim_due(DueLane::Urgent, wanted, self.lease).await?;
+        let mut taken = urgent.len();
+        let urgent = with_places(urgent, &mut permits, None);
+        self.hand_over(urgent, lease_from + self.lease, shutdown).await?;
+        let bulk_permits = places.some_of_bulk(permits.num_permits());
+        if let Some(bulk_permits) = bulk_permits.filter(|permits| permits.num_permits() > 0) {
+            let lease_from = Instant::now();
+            let bulk = self.store.claim_due(DueLane::Bulk, bulk_permits.num_permits(), self.lease).await?;
+            taken += bulk.len();
+            let bulk = with_places(bulk, &mut permits, Some(bulk_permits));
+            self.hand_over(bulk, lease_from + self.lease, shutdown).await?;
         }
-        let lease_until = lease_from + self.lease;
+        Ok(taken)
+    }
+
+    /// Looks at claimed rows once more, and sends what is still to be sent.
+    async fn hand_over(
+        self: &Arc<Self>,
+        due: Vec<(DueDelivery, Place)>,
+        lease_until: Instant,
+        shutdown: &CancellationToken,
+    ) -> Result<(), RecordError> {
+        if due.is_empty() {
+            return Ok(());
+        }
+        metrics::due_claimed(due.len() as u64);
         let facts = match self.facts(&due).await {
             Ok(facts) => facts,
             Err(error) => {
-                self.hand_back(&due, lease_until, permits).await;
+                self.hand_back(due, lease_until).await;
                 return Err(error);
             }
         };
         let mut send = Vec::new();
-        for one in due {
-            let Some(permit) = permits.split(1) else { break };
+        for (one, place) in due {
             let recipient = facts.get(&one.recipient_id);
             if matches!(one.was, State::Dispatching | State::OutcomeUnknown) {
                 let worker = Arc::clone(self);
                 let recipient = recipient.cloned();
                 let stop = shutdown.clone();
                 tokio::spawn(async move {
-                    worker.reconcile(one, recipient, lease_until, permit, stop).await;
+                    worker.reconcile(one, recipient, lease_until, place, stop).await;
                 });
             } else {
                 match self.prepare(&one, recipient, lease_until) {
-                    Prepared::Send(assignment) => send.push((one, assignment, permit)),
-                    Prepared::Ended((recorded, outcome)) => self.record(recorded, outcome, permit).await,
+                    Prepared::Send(assignment) => send.push((one, assignment, place)),
+                    Prepared::Ended((recorded, outcome)) => self.record(recorded, outcome, place).await,
                 }
             }
         }
-        self.send(send, shutdown).await?;
-        Ok(taken)
+        self.send(send, shutdown).await
     }
 
-    async fn facts(&self, due: &[DueDelivery]) -> Result<HashMap<RecipientId, Recipient>, RecordError> {
-        let mut ids: Vec<RecipientId> = due.iter().map(|one| one.recipient_id).collect();
+    async fn facts(
+        &self,
+        due: &[(DueDelivery, Place)],
+    ) -> Result<HashMap<RecipientId, Recipient>, RecordError> {
+        let mut ids: Vec<RecipientId> = due.iter().map(|(one, _)| one.recipient_id).collect();
         ids.sort_unstable();
         ids.dedup();
         self.store.recipients(&ids).await
@@ -126,28 +193,30 @@ impl DueWorker {
 
     /// What was claimed and not begun goes back, so that its lease does not run out
     /// and make its outcome look unknown. The recorder waits for the database.
-    async fn hand_back(&self, due: &[DueDelivery], lease_until: Instant, mut permits: OwnedSemaphorePermit) {
-        for one in due {
-            let Some(permit) = permits.split(1) else { return };
-            let assignment = assignment(one, lease_until);
+    async fn hand_back(&self, due: Vec<(DueDelivery, Place)>, lease_until: Instant) {
+        for (one, place) in due {
+            let assignment = assignment(&one, lease_until);
             let (recorded, outcome) = match one.was {
                 State::Dispatching | State::OutcomeUnknown => {
                     dispatch::look_up_later(&assignment, Reason::OwnerLost)
                 }
                 _ => dispatch::released(&assignment),
             };
-            self.record(recorded, outcome, permit).await;
+            self.record(recorded, outcome, place).await;
         }
     }
 
-    async fn record(&self, recorded: Recorded, outcome: Outcome, permit: OwnedSemaphorePermit) {
-        self.dispatcher.record(recorded, outcome, give_back(permit)).await;
+    async fn record(&self, recorded: Recorded, outcome: Outcome, place: Place) {
+        self.dispatcher.record(recorded, outcome, give_back(place)).await;
     }
 
-    /// What may have changed since it was planned is looked at again: expiry,
-    /// consent, address, quiet hours.
+    /// What may have changed since it was planned is looked at again: cancellation,
+    /// expiry, consent, address, quiet hours.
     fn prepare(&self, due: &DueDelivery, recipient: Option<&Recipient>, lease_until: Instant) -> Prepared {
         let mut assignment = assignment(due, lease_until);
+        if due.cancelled {
+            return Prepared::Ended(dispatch::cancelled(&assignment));
+        }
         if due.expired {
             return Prepared::Ended(dispatch::expired(&assignment));
         }
@@ -176,7 +245,7 @@ impl DueWorker {
     /// Addresses first: a look-up after a crash has to know where it was sent to.
     async fn send(
         &self,
-        ready: Vec<(DueDelivery, Assignment, OwnedSemaphorePermit)>,
+        ready: Vec<(DueDelivery, Assignment, Place)>,
         shutdown: &CancellationToken,
     ) -> Result<(), RecordError> {
         let moved: Vec<_> = ready
@@ -185,23 +254,23 @@ impl DueWorker {
             .map(|(_, assignment, _)| (assignment.delivery_id, assignment.address.clone()))
             .collect();
         let written = if moved.is_empty() { Ok(()) } else { self.store.set_addresses(&moved).await };
-        for (_, assignment, permit) in ready {
+        for (_, assignment, place) in ready {
             if written.is_ok() {
-                self.submit(assignment, permit, shutdown);
+                self.submit(assignment, place, shutdown);
             } else {
                 let (recorded, outcome) = dispatch::released(&assignment);
-                self.record(recorded, outcome, permit).await;
+                self.record(recorded, outcome, place).await;
             }
         }
         written
     }
 
-    fn submit(&self, assignment: Assignment, permit: OwnedSemaphorePermit, shutdown: &CancellationToken) {
+    fn submit(&self, assignment: Assignment, place: Place, shutdown: &CancellationToken) {
         let stop = shutdown.clone();
         self.dispatcher.submit(Work {
             assignment,
             may_begin: Box::new(move || !stop.is_cancelled()),
-            on_recorded: give_back(permit),
+            on_recorded: give_back(place),
         });
     }
 
@@ -212,7 +281,7 @@ impl DueWorker {
         due: DueDelivery,
         recipient: Option<Recipient>,
         lease_until: Instant,
-        permit: OwnedSemaphorePermit,
+        place: Place,
         shutdown: CancellationToken,
     ) {
         let assignment = assignment(&due, lease_until);
@@ -235,7 +304,7 @@ impl DueWorker {
                 dispatch::found(&assignment, providers.name(due.channel), provider_message_id)
             }
             LookUp::NotFound => match self.prepare(&due, recipient.as_ref(), lease_until) {
-                Prepared::Send(assignment) => return self.submit(assignment, permit, &shutdown),
+                Prepared::Send(assignment) => return self.submit(assignment, place, &shutdown),
                 Prepared::Ended(ended) => ended,
             },
             LookUp::Unavailable(reason) if known_for < policy.outcome_unknown_deadline() => {
@@ -246,7 +315,7 @@ impl DueWorker {
             }
             LookUp::Unavailable(_) | LookUp::Unsupported => dispatch::never_known(&assignment),
         };
-        self.record(recorded, outcome, permit).await;
+        self.record(recorded, outcome, place).await;
     }
 }
 
@@ -258,8 +327,22 @@ enum Prepared {
     Ended((Recorded, Outcome)),
 }
 
-fn give_back(permit: OwnedSemaphorePermit) -> OnRecorded {
-    Box::new(move |_outcome| drop(permit))
+/// Gives each row its place; there are as many as were asked for at the claim.
+fn with_places(
+    due: Vec<DueDelivery>,
+    any: &mut OwnedSemaphorePermit,
+    mut bulk: Option<OwnedSemaphorePermit>,
+) -> Vec<(DueDelivery, Place)> {
+    due.into_iter()
+        .filter_map(|one| {
+            let place = Place { _any: any.split(1)?, _bulk: bulk.as_mut().and_then(|bulk| bulk.split(1)) };
+            Some((one, place))
+        })
+        .collect()
+}
+
+fn give_back(place: Place) -> OnRecorded {
+    Box::new(move |_outcome| drop(place))
 }
 
 fn assignment(due: &DueDelivery, lease_until: Instant) -> Assignment {
@@ -273,6 +356,7 @@ fn assignment(due: &DueDelivery, lease_until: Instant) -> Assignment {
         channel: due.channel,
         position: due.position,
         channels: due.channels.clone(),
+        strategy: due.strategy,
         address: due.address.clone().unwrap_or_else(|| Redacted::new(String::new())),
         locale: due.locale.clone(),
         variables: due.variables.clone(),

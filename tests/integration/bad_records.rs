@@ -99,7 +99,7 @@ async fn one_of_each(world: &World) -> Vec<(&'static str, Reason, Option<Vec<u8>
     ]
 }
 
-fn dead_letter_of(letters: &[Lying], place: (i32, i64)) -> &Lying {
+pub(crate) fn dead_letter_of(letters: &[Lying], place: (i32, i64)) -> &Lying {
     let (partition, offset) = (place.0.to_string(), place.1.to_string());
     let mut found = letters.iter().filter(|letter| {
         letter.header("dlq.partition") == partition && letter.header("dlq.offset") == offset

@@ -9,7 +9,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test may print its figures")]
 
 mod back_pressure;
+mod bad_input;
 mod bad_records;
+mod bulk_lane;
+mod dead_letter_tools;
 mod dependency_away;
 mod evidence;
 mod front;
@@ -21,6 +24,7 @@ mod none_lost_none_doubled;
 mod order_within_a_recipient;
 mod provider_faults;
 mod recipients;
+mod requests;
 mod revoke_mid_delivery;
 mod roles_and_configuration;
 mod shares_partitions;

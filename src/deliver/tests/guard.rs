@@ -1,5 +1,7 @@
 //! Bounds, breaker, configuration faults, and what is never printed.
 
+use std::time::Instant;
+
 use super::*;
 
 #[tokio::test]
@@ -49,6 +51,36 @@ async fn calls_side_by_side_are_bounded_and_a_wait_has_an_end() {
     assert_eq!((sent, waited), (2, 2), "{outcomes:?}");
     // Throttled says: certainly not sent.
     assert_eq!(bench.sandbox.log.len(), 2);
+}
+
+#[tokio::test]
+async fn an_urgent_message_does_not_wait_behind_bulk_that_came_first() {
+    let bench = bench_with(|sections| sections.sms.concurrency = 2).await;
+    bench.fault(Channel::Sms, ChannelFaults { latency_ms: 500, ..ChannelFaults::default() });
+    let mut messages: Vec<Message> = (0..4).map(|_| bulk(sms("+15550100001"))).collect();
+    messages.push(sms("+15550100002"));
+    let outcomes = futures::future::join_all(messages.iter().map(|message| bench.send(message))).await;
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, SendOutcome::Sent { .. })), "{outcomes:?}");
+    let order: Vec<_> = bench.sandbox.log.all().iter().map(|one| one.to.expose().clone()).collect();
+    let urgent = order.iter().position(|to| to == "+15550100002").unwrap();
+    assert!(urgent < 2, "it came as number {urgent}, though one of two calls is free of bulk");
+}
+
+#[tokio::test]
+async fn a_bulk_message_waits_for_a_call_no_longer_than_any_other() {
+    let bench = bench_with(|sections| {
+        sections.sms.concurrency = 2;
+        sections.sms.timeout_ms = 1000;
+    })
+    .await;
+    bench.fault(Channel::Sms, ChannelFaults { latency_ms: 700, ..ChannelFaults::default() });
+    let messages: Vec<Message> = (0..5).map(|_| bulk(sms("+15550100001"))).collect();
+    let begun = Instant::now();
+    let outcomes = futures::future::join_all(messages.iter().map(|message| bench.send(message))).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}: twice the time-out", begun.elapsed());
+    let sent = outcomes.iter().filter(|outcome| matches!(outcome, SendOutcome::Sent { .. })).count();
+    let waited = outcomes.iter().filter(|outcome| matches!(outcome, SendOutcome::Throttled { .. })).count();
+    assert_eq!((sent, waited), (2, 3), "{outcomes:?}");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{Content, DeliverError, LookUp, Message, Providers, SendOutcome};
 use crate::config::{Email, Plan, Push, Sms};
-use crate::domain::{Channel, DeliveryId, Reason, Redacted};
+use crate::domain::{Channel, DeliveryId, Reason, Redacted, Urgency};
 use crate::sandbox::{ChannelFaults, Sandbox, SandboxOptions};
 
 /// A sandbox and providers that point at it.
@@ -52,6 +52,7 @@ fn plan() -> Plan {
         appointment_expiry_ms: 1,
         general_expiry_ms: 1,
         campaign_expiry_ms: 1,
+        schedule_max_ms: 31_622_400_000,
     }
 }
 
@@ -146,6 +147,7 @@ fn message(address: &str, content: Content) -> Message {
     Message {
         delivery_id: DeliveryId(Uuid::new_v4()),
         attempt_group: 1,
+        urgency: Urgency::Normal,
         address: Redacted::new(address.to_owned()),
         content,
     }
@@ -156,6 +158,11 @@ fn sms(address: &str) -> Message {
     let code = message.delivery_id.short_code();
     let body = format!("Example Health: sign in: https://portal.example.org/n/{code} Call +1 555");
     message.content = Content::Sms { body: body.into() };
+    message
+}
+
+fn bulk(mut message: Message) -> Message {
+    message.urgency = Urgency::Bulk;
     message
 }
 

@@ -57,9 +57,10 @@ pub(super) fn partitions(kafka: &config::Kafka) -> Vec<PartitionLag> {
         .collect()
 }
 
-/// Partitions of the test results as their group sees them. Blocking.
-pub(super) fn test_results(kafka: &config::Kafka) -> Vec<PartitionLag> {
-    let (group, topics) = groups(&kafka.topic_prefix).swap_remove(0);
+/// Partitions of a topic as its group sees them. Blocking.
+pub(super) fn committed(kafka: &config::Kafka, topic: &Topic) -> Vec<PartitionLag> {
+    let group = topic.full_group(&kafka.topic_prefix).expect("a topic that a group of ours reads");
+    let topics = [topic.full_name(&kafka.topic_prefix)];
     lag::read(kafka, &group, &topics).expect("offsets of a group")
 }
 

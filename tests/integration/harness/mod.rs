@@ -17,7 +17,7 @@ mod world;
 
 pub use kafka::DeadLetter;
 pub use news::{cancelled, consent, delivery_of, engaged, notification_of, receipt, receipt_for};
-pub use people::{contact, patient, recipient, request, result, results, sms_only};
+pub use people::{contact, only, patient, recipient, request, result, results, sms_only};
 pub use process::Process;
 pub use proxy::{BrokerProxy, Proxy};
 pub use role::RunningRole;

@@ -42,6 +42,14 @@ pub fn sms_only(number: u64) -> RecipientUpsert {
     only
 }
 
+/// The n-th patient, who can be reached by this channel alone.
+pub fn only(channel: Channel, number: u64) -> RecipientUpsert {
+    let mut only = recipient(number);
+    only.channel_order = vec![channel];
+    only.contact_points.retain(|point| point.channel == channel);
+    only
+}
+
 /// A verified address.
 pub fn contact(channel: Channel, address: String) -> ContactPointUpsert {
     ContactPointUpsert { channel, address: Redacted::new(address), verified_at: Some(Timestamp::now()) }

@@ -1,17 +1,19 @@
 //! A world of one test: topics, database and providers that nobody else sees.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use futures::{StreamExt as _, stream};
 use patient_notify::config::Config;
+use patient_notify::dev::Reporting;
 use patient_notify::domain::{NotificationRequested, NotificationUpdate, State, TestResultPublished};
 use patient_notify::record::recipients::{RecipientUpsert, upsert_many};
 use patient_notify::record::{Owner, Store, migrate, pool};
-use patient_notify::sandbox::{Sandbox, SandboxOptions};
+use patient_notify::sandbox::{ReceiptPlan, Sandbox, SandboxOptions};
 use patient_notify::topic::encoder::Encoder;
 use patient_notify::topic::lag::PartitionLag;
 use patient_notify::topic::names::{NOTIFICATION_UPDATES, TEST_RESULTS, Topic};
@@ -240,10 +242,10 @@ impl World {
         blocking(move || kafka::partitions(&kafka)).await.iter().map(PartitionLag::lag).sum()
     }
 
-    /// The partitions of the test results, as their group sees them.
-    pub async fn committed(&self) -> Vec<PartitionLag> {
-        let kafka = self.config.kafka.clone();
-        blocking(move || kafka::test_results(&kafka)).await
+    /// The partitions of a topic, as its group sees them.
+    pub async fn committed(&self, topic: &Topic) -> Vec<PartitionLag> {
+        let (kafka, topic) = (self.config.kafka.clone(), *topic);
+        blocking(move || kafka::committed(&kafka, &topic)).await
     }
 
     /// Everything on the dead-letter topics of what our consumers read.
@@ -253,9 +255,20 @@ impl World {
     }
 
     /// Partition and offset of each test result that became a notification.
-    pub async fn noted(&self) -> std::collections::HashSet<(i32, i64)> {
-        let sources = self.store.sources(&self.topic(&TEST_RESULTS)).await;
+    pub async fn noted(&self) -> HashSet<(i32, i64)> {
+        self.noted_of(&TEST_RESULTS).await
+    }
+
+    /// Partition and offset of each record of a topic that became a notification.
+    pub async fn noted_of(&self, topic: &Topic) -> HashSet<(i32, i64)> {
+        let sources = self.store.sources(&self.topic(topic)).await;
         sources.expect("sources of notifications").into_iter().collect()
+    }
+
+    /// Speaks for providers, portal and patients from now on.
+    pub fn reporting(&self, plan: ReceiptPlan) -> Reporting {
+        let log = Arc::clone(&self.sandbox.log);
+        Reporting::start(&self.config, self.store.clone(), log, plan).expect("a teller of receipts")
     }
 
     /// Notifications by state.

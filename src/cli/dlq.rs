@@ -76,10 +76,10 @@ pub struct ReplayOptions {
     which: Which,
     /// A key for a single record that came without one (or instead of its own): the
     /// patient's identifier.
-    #[arg(long, value_name = "KEY", requires = "places", value_parser = key)]
+    #[arg(long, value_name = "KEY", conflicts_with = "topics", value_parser = key)]
     key: Option<String>,
     /// Also what was replayed or dropped already, as long as it is there.
-    #[arg(long, requires = "places")]
+    #[arg(long, conflicts_with = "topics")]
     again: bool,
 }
 

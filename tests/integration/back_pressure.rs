@@ -10,10 +10,11 @@ use crate::harness::{World, eventually, recipient, results};
 
 const CONSUMER: &str = "consumer-test-result-notification";
 const RESULTS: i64 = 3_000;
-const TINY: [(&str, &str); 4] = [
+const TINY: [(&str, &str); 5] = [
     ("PATIENT_NOTIFY_PROCESSOR__QUEUE_MAX_RECORDS", "10"),
     ("PATIENT_NOTIFY_PROCESSOR__WINDOW_MAX_RECORDS", "20"),
     ("PATIENT_NOTIFY_PROCESSOR__IN_FLIGHT_MAX", "16"),
+    ("PATIENT_NOTIFY_PROCESSOR__BULK_IN_FLIGHT_MAX", "4"),
     ("PATIENT_NOTIFY_PROCESSOR__BATCH_MAX_RECORDS", "8"),
 ];
 

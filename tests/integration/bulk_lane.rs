@@ -188,7 +188,7 @@ async fn bulk_that_hangs_leaves_places_for_urgent_messages() {
 async fn bulk_rests_while_urgent_messages_wait_and_goes_on_after_them() {
     let world = World::new().await;
     world.load(&(1..=1_000).map(|number| only(Channel::Sms, number)).collect::<Vec<_>>()).await;
-    answer_in(&world, 200);
+    answer_in(&world, 400);
     world.publish_requests(&requests("urgent", 1, 600, Urgency::Normal), &NOTIFICATIONS).await;
     world.publish_requests(&requests("bulk", 601, 400, Urgency::Bulk), &NOTIFICATIONS_BULK).await;
     let mut consumer = world.process(CONSUMER, &TINY);

@@ -16,7 +16,10 @@ async fn a_consumer_that_stops_hands_over_without_a_doubt() {
     let world = World::full_size().await;
     world.load(&(1..=500).map(recipient).collect::<Vec<_>>()).await;
     world.sandbox.faults.set(Channel::Sms, ChannelFaults { latency_ms: 100, ..Default::default() });
-    let few = [("PATIENT_NOTIFY_PROCESSOR__IN_FLIGHT_MAX", "64")];
+    let few = [
+        ("PATIENT_NOTIFY_PROCESSOR__IN_FLIGHT_MAX", "64"),
+        ("PATIENT_NOTIFY_PROCESSOR__BULK_IN_FLIGHT_MAX", "16"),
+    ];
     let mut leaver = world.process(CONSUMER, &few);
     let mut stayer = world.process(CONSUMER, &few);
     let worker = world.process("wrk-notifications", &[]);

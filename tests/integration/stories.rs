@@ -28,7 +28,7 @@ async fn each_message_ends_as_its_story_does() {
     let worker = world.role("wrk-notifications", |_| {});
     consumer.ready().await;
     updates.ready().await;
-    let reporting = world.report(ReceiptPlan {
+    let reporting = world.reporting(ReceiptPlan {
         delay_ms: 200,
         sms_undelivered: 20,
         sms_answered: 30,

@@ -1,26 +1,12 @@
-//! Updates that tests are made of, and the stand-ins' own.
-
-use std::sync::Arc;
+//! Updates that tests are made of.
 
 use jiff::Timestamp;
-use patient_notify::dev::Reporting;
 use patient_notify::domain::{
     Channel, DeliveryId, DeliveryRef, Engagement, Fact, NotificationId, NotificationUpdate, ReceiptStatus,
 };
-use patient_notify::sandbox::ReceiptPlan;
 use uuid::Uuid;
 
 use super::people::patient;
-use super::world::World;
-
-impl World {
-    /// Lets the providers, the portal and the patients answer from now on: what the
-    /// plan says of the messages that the stand-ins have taken, and take, is published.
-    pub fn report(&self, plan: ReceiptPlan) -> Reporting {
-        let log = Arc::clone(&self.sandbox.log);
-        Reporting::start(&self.config, self.store.clone(), log, plan).expect("clients of broker and registry")
-    }
-}
 
 fn update(source: &str, fact: Fact) -> NotificationUpdate {
     NotificationUpdate {

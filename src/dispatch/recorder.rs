@@ -96,8 +96,11 @@ impl Lane {
     /// Waits for the first outcome, then for company. Empty: the end.
     async fn gather(&mut self) -> Vec<Job> {
         let mut gathered = std::mem::take(&mut self.postponed);
-        {
-            let mut queue = self.queue.lock().await;
+        // Another lane may hold the queue for as long as nothing comes: what was
+        // postponed must not wait for that.
+        let queue =
+            if gathered.is_empty() { Some(self.queue.lock().await) } else { self.queue.try_lock().ok() };
+        if let Some(mut queue) = queue {
             if gathered.is_empty() {
                 match queue.recv().await {
                     Some(job) => gathered.push(job),
@@ -177,5 +180,67 @@ where
                 return None;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::domain::{DeliveryId, NotificationId, State};
+    use crate::record::{Owner, pool};
+
+    fn lane(queue: &Arc<Mutex<mpsc::Receiver<Job>>>, postponed: Vec<Job>) -> Lane {
+        let options = RecorderOptions {
+            lanes: 2,
+            batch_max: 10,
+            linger: Duration::from_millis(1),
+            queue_max: 10,
+            backoff: (Duration::ZERO, Duration::ZERO),
+        };
+        let pool = pool::pool(&Config::from_defaults().postgres).unwrap();
+        let (store, fatal) = (Store::new(pool, Owner::new()), CancellationToken::new());
+        Lane { queue: Arc::clone(queue), store, options, fatal, postponed }
+    }
+
+    fn job(delivery: u128) -> Job {
+        let recorded = Recorded {
+            delivery_id: DeliveryId(Uuid::from_u128(delivery)),
+            notification_id: NotificationId(Uuid::from_u128(1)),
+            epoch: 1,
+            state: State::Sent,
+            reason: Reason::ProviderAccepted,
+            notification_state: State::Sent,
+            attempts: 1,
+            new_group: false,
+            due_after: None,
+            provider: None,
+            provider_message_id: None,
+            next: None,
+        };
+        Job { recorded, outcome: Outcome::Done, on_recorded: Box::new(|_| {}) }
+    }
+
+    #[tokio::test]
+    async fn what_was_postponed_waits_for_no_other_lane() {
+        let (sender, queue) = mpsc::channel(10);
+        let queue = Arc::new(Mutex::new(queue));
+        let mut busy = lane(&queue, Vec::new());
+        for delivery in 1..=3 {
+            sender.send(job(delivery)).await.unwrap();
+        }
+        assert_eq!(busy.gather().await.len(), 1, "one change of a notification a batch");
+        // The other lane now holds the queue, and nothing comes.
+        let mut idle = lane(&queue, Vec::new());
+        let idles = tokio::spawn(async move { idle.gather().await.len() });
+        tokio::task::yield_now().await;
+        for _ in 0..2 {
+            let batch = tokio::time::timeout(Duration::from_secs(10), busy.gather()).await.unwrap();
+            assert_eq!(batch.len(), 1);
+        }
+        drop(sender);
+        assert_eq!(idles.await.unwrap(), 0);
     }
 }

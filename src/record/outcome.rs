@@ -65,7 +65,7 @@ WITH input AS (
     ) AS t (delivery_id, epoch, state, reason, notification_state, attempts, new_group, due_after_ms,
             provider, provider_message_id, next_id, next_channel, next_position)
 ), ours AS MATERIALIZED (
-    SELECT d.delivery_id
+    SELECT i.*
       FROM delivery d JOIN input i USING (delivery_id)
      WHERE d.owner = $14::uuid
        AND d.epoch = i.epoch
@@ -85,7 +85,7 @@ WITH input AS (
            provider = coalesce(i.provider, d.provider),
            provider_message_id = coalesce(i.provider_message_id, d.provider_message_id),
            updated_at = now()
-      FROM input i JOIN ours USING (delivery_id)
+      FROM ours i
      WHERE d.delivery_id = i.delivery_id
        AND d.owner = $14::uuid
        AND d.epoch = i.epoch

@@ -20,22 +20,25 @@ CREATE INDEX delivery_by_provider_message ON delivery (provider_message_id)
 
 -- The update that an entry came from: the same update again adds nothing.
 ALTER TABLE consent ADD COLUMN update_id text;
-CREATE UNIQUE INDEX consent_by_update ON consent (update_id, recipient_id, channel, purpose)
+CREATE UNIQUE INDEX consent_by_update ON consent (recorded_by, update_id, recipient_id, channel, purpose)
     WHERE update_id IS NOT NULL;
 
 -- Updates about something that is not known yet: a receipt that came before its
 -- delivery was recorded, a cancellation that overtook its request, an opt-out of
 -- a recipient who is still to be loaded. Looked at again, more and more seldom.
 CREATE TABLE unmatched_update (
-    update_id       text PRIMARY KEY,
+    source          text NOT NULL,
+    update_id       text NOT NULL,                          -- unique within its source
     kind            text NOT NULL,
     notification_id uuid,                                   -- of a cancellation: the claim looks for it
     payload         bytea NOT NULL,                         -- the record's value; identifiers, no addresses
     received_at     timestamptz NOT NULL DEFAULT now(),
     looks           integer NOT NULL DEFAULT 0,
     next_look_at    timestamptz,                            -- null: it has expired
-    expires_at      timestamptz NOT NULL
+    expires_at      timestamptz NOT NULL,
+    PRIMARY KEY (source, update_id)
 );
+CREATE INDEX unmatched_update_expired ON unmatched_update (expires_at) WHERE next_look_at IS NULL;
 CREATE INDEX unmatched_update_due ON unmatched_update (next_look_at) WHERE next_look_at IS NOT NULL;
 CREATE INDEX unmatched_cancellation ON unmatched_update (notification_id)
     WHERE kind = 'cancelled' AND next_look_at IS NOT NULL;

@@ -105,7 +105,10 @@ fn consent(granted: bool, parts: Parts) -> Result<Fact, Rejected> {
 
 fn delivery(id: Option<DeliveryId>, provider_message: Option<String>) -> Result<DeliveryRef, Rejected> {
     id.map(DeliveryRef::Id)
-        .or(provider_message.map(DeliveryRef::ProviderMessage))
+        .or(provider_message.map(|message| {
+            // An e-mail's Message-ID is ours, and names the delivery.
+            DeliveryId::in_message_id(&message).map_or(DeliveryRef::ProviderMessage(message), DeliveryRef::Id)
+        }))
         .ok_or_else(|| unusable("delivery_id", "null, and so is provider_message_id; one is needed"))
 }
 

@@ -145,10 +145,10 @@ pub fn expired(assignment: &Assignment) -> (Recorded, Outcome) {
     (recorded(assignment, State::Expired, Reason::Expired), Outcome::Ignored(Reason::Expired))
 }
 
-/// Its caller took it back.
+/// It is not wanted any more: its caller took it back, or its recipient was reached.
 #[must_use]
-pub fn cancelled(assignment: &Assignment) -> (Recorded, Outcome) {
-    (recorded(assignment, State::Cancelled, Reason::Cancelled), Outcome::Ignored(Reason::Cancelled))
+pub fn cancelled(assignment: &Assignment, reason: Reason) -> (Recorded, Outcome) {
+    (recorded(assignment, State::Cancelled, reason), Outcome::Ignored(reason))
 }
 
 /// This channel was decided against at the last moment (consent or address is

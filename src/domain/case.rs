@@ -131,7 +131,7 @@ impl Case {
         let Some(at) = self.legs.iter().position(|leg| leg.delivery_id == delivery_id) else { return false };
         let leg = &mut self.legs[at];
         let next = leg.standing.received(receipt);
-        let moved = next.state != leg.standing.state;
+        let moved = (next.state, next.reason) != (leg.standing.state, leg.standing.reason);
         // A word of progress that moves nothing decides nothing later either.
         if next == leg.standing || !(moved || receipt.decides()) {
             return false;
@@ -149,7 +149,11 @@ impl Case {
     pub fn record(&mut self, delivery_id: DeliveryId, own: Own) -> bool {
         let closed = self.closed();
         let held = |leg: &Leg| {
-            leg.delivery_id == delivery_id && leg.owner == Some(own.owner) && leg.epoch == own.epoch
+            leg.delivery_id == delivery_id
+                && leg.owner == Some(own.owner)
+                && leg.epoch == own.epoch
+                // It keeps its owner, and is recorded.
+                && leg.standing.state != State::OutcomeUnknown
         };
         let Some(at) = self.legs.iter().position(held) else { return false };
         let leg = &mut self.legs[at];
@@ -172,16 +176,21 @@ impl Case {
     }
 
     /// Its caller takes it back: what waits is not sent, nothing new is begun.
-    /// What a provider has cannot be taken back. False when it changes nothing.
+    /// What a provider has cannot be taken back. False when that changes no state.
     pub fn cancel(&mut self) -> bool {
-        if self.cancelled || self.state.is_terminal() {
+        if self.cancelled {
             return false;
         }
+        // Also of one that has ended: a late bounce must not begin another channel.
         self.cancelled = true;
         self.changed = true;
+        if self.state.is_terminal() {
+            return false;
+        }
         self.close();
         let (state, _) = self.aggregate();
         self.announce(state, Reason::Cancelled, None);
+        self.explain(state, Reason::Cancelled, None);
         true
     }
 
@@ -221,7 +230,8 @@ impl Case {
         let Leg { channel, standing, .. } = self.legs[at];
         self.explain(standing.state, standing.reason, Some(channel));
         self.close();
-        if failed(standing.state) {
+        if failed(standing.state) && self.closed().is_none() && !self.expired {
+            self.revive();
             self.begin_next(standing.reason);
         }
         let (state, reason) = self.aggregate();
@@ -246,14 +256,25 @@ impl Case {
         }
     }
 
+    /// What was called off because the recipient had been reached is wanted again:
+    /// it turned out otherwise. It was never handed over, so it is not sent twice.
+    fn revive(&mut self) {
+        for leg in &mut self.legs {
+            let standing = &mut leg.standing;
+            if (standing.state, standing.reason) == (State::Cancelled, Reason::Reached) {
+                standing.state = State::Queued;
+                leg.due = Due::After(Duration::ZERO);
+                leg.changed = true;
+            }
+        }
+    }
+
     /// The next channel of the plan, when every one before it has failed.
     fn begin_next(&mut self, reason: Reason) {
         let all_failed = self.legs.iter().all(|leg| failed(leg.standing.state));
         let position = self.legs.iter().map(|leg| leg.position + 1).max().unwrap_or(0);
         let next = usize::try_from(position).ok().and_then(|at| self.channels.get(at)).copied();
-        let Some(channel) = next.filter(|_| {
-            all_failed && !self.expired && self.strategy == Strategy::InOrder && self.closed().is_none()
-        }) else {
+        let Some(channel) = next.filter(|_| all_failed && self.strategy == Strategy::InOrder) else {
             return;
         };
         self.legs.push(Leg {

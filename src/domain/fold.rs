@@ -13,10 +13,12 @@ use super::update::ReceiptStatus;
 
 /// A provider's word about a delivery.
 ///
-/// Ordered: a word that decides (arrived, or did not) is greater than one of
-/// progress. Of words that decide the later one is greater: an e-mail can bounce
-/// after it was delivered, and a phone can be switched on after a failure. At the
-/// same time, failure is greater. Words of progress are ordered by how far they go.
+/// Ordered in three classes. Words of progress, by how far they go. Words of a
+/// failure on the way, by their time. Words of arrival and bounces, by their time
+/// too, because an e-mail can bounce after it was delivered; at the same time the
+/// bounce is greater. So a failure on the way, or a device that is gone today, does
+/// not undo that the message arrived, and a phone that is switched on later does
+/// undo the failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     /// What it says.
@@ -32,9 +34,16 @@ impl Receipt {
         !matches!(self.status, ReceiptStatus::Accepted | ReceiptStatus::Sent)
     }
 
-    fn rank(self) -> (bool, Timestamp, ReceiptStatus) {
-        let at = if self.decides() { self.at } else { Timestamp::MIN };
-        (self.decides(), at, self.status)
+    fn rank(self) -> (u8, Timestamp, ReceiptStatus) {
+        match self.status {
+            ReceiptStatus::Accepted | ReceiptStatus::Sent => (0, Timestamp::MIN, self.status),
+            ReceiptStatus::Undelivered | ReceiptStatus::Failed | ReceiptStatus::TokenInvalid => {
+                (1, self.at, self.status)
+            }
+            ReceiptStatus::Delivered | ReceiptStatus::Complained | ReceiptStatus::Bounced => {
+                (2, self.at, self.status)
+            }
+        }
     }
 
     /// The state that a deciding word means; `None` for one of progress.
@@ -214,6 +223,9 @@ mod tests {
                     prop_assert!(receipt.decides(), "{:?} then {:?}", standing, next);
                     prop_assert!(matches!(next.state, State::Delivered | State::PermanentFailure));
                 }
+                if standing.state == State::Delivered && next.state != State::Delivered {
+                    prop_assert_eq!(receipt.status, ReceiptStatus::Bounced);
+                }
                 if standing.state == State::Sent {
                     prop_assert!(next.state == State::Sent || next.state.is_terminal());
                 }
@@ -234,6 +246,16 @@ mod tests {
         let bounced = delivered.received(at(20, ReceiptStatus::Bounced));
         assert_eq!((bounced.state, bounced.reason), (State::PermanentFailure, Reason::Bounced));
         assert_eq!(bounced.received(at(30, ReceiptStatus::Delivered)).state, State::Delivered);
+    }
+
+    #[test]
+    fn a_device_that_is_gone_does_not_undo_what_arrived() {
+        let delivered = begun().received(at(10, ReceiptStatus::Delivered));
+        for status in [ReceiptStatus::TokenInvalid, ReceiptStatus::Undelivered, ReceiptStatus::Failed] {
+            assert_eq!(delivered.received(at(20, status)).state, State::Delivered, "{status}");
+            let failed = begun().received(at(20, status));
+            assert_eq!(failed.received(at(10, ReceiptStatus::Delivered)).state, State::Delivered, "{status}");
+        }
     }
 
     #[test]

@@ -79,6 +79,20 @@ pub fn is_opaque(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
 }
 
+impl DeliveryId {
+    /// The delivery that a Message-ID of ours names: `<delivery>.<group>@<domain>`,
+    /// with or without angle brackets. A receipt can be matched by it even when the
+    /// sender died before it recorded the id.
+    #[must_use]
+    pub fn in_message_id(text: &str) -> Option<Self> {
+        let text = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text);
+        let (local, _) = text.split_once('@')?;
+        let (id, group) = local.split_once('.')?;
+        let is_ours = id.len() == 36 && !group.is_empty() && group.bytes().all(|b| b.is_ascii_digit());
+        is_ours.then(|| Uuid::parse_str(id).ok()).flatten().map(Self)
+    }
+}
+
 impl RecipientId {
     /// The recipient whose identifier in the portal is `external_id`.
     #[must_use]
@@ -156,6 +170,16 @@ mod tests {
         let code = delivery.short_code();
         assert_eq!(code.len(), 11);
         assert!(code.bytes().all(|b| b.is_ascii_alphanumeric()));
+    }
+
+    #[test]
+    fn a_message_id_of_ours_names_its_delivery() {
+        let id = DeliveryId(Uuid::from_u128(7));
+        assert_eq!(DeliveryId::in_message_id(&format!("{id}.2@portal.example.org")), Some(id));
+        assert_eq!(DeliveryId::in_message_id(&format!("<{id}.1@portal.example.org>")), Some(id));
+        for other in [format!("{id}@portal.example.org"), format!("{id}.x@y"), "SM1".into(), "a.1@b".into()] {
+            assert_eq!(DeliveryId::in_message_id(&other), None, "{other}");
+        }
     }
 
     #[test]

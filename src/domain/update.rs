@@ -7,8 +7,7 @@ use super::ids::{DeliveryId, NotificationId, PatientId};
 use super::notification::{Channel, Purpose};
 
 super::notification::words! {
-    /// What a provider says of a message. The order is that of
-    /// [`Receipt`](super::Receipt): later words say more.
+    /// What a provider says of a message; [`Receipt`](super::Receipt) orders them.
     ReceiptStatus {
         /// The provider has it, in a queue or not.
         Accepted = "accepted",

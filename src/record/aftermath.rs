@@ -26,8 +26,12 @@ SELECT i.recipient_id, i.channel, i.purpose, i.granted, LEAST(i.at, now()), i.re
         WHERE k.recipient_id = i.recipient_id AND k.channel = i.channel AND k.purpose = i.purpose
           AND k.recorded_at > i.at)
  ORDER BY i.at, i.place
-ON CONFLICT (update_id, recipient_id, channel, purpose) WHERE update_id IS NOT NULL DO NOTHING
-RETURNING update_id";
+ON CONFLICT (recorded_by, update_id, recipient_id, channel, purpose) WHERE update_id IS NOT NULL DO NOTHING
+RETURNING recorded_by, update_id";
+
+/// Those that exist, locked until the transaction ends.
+pub(super) const LOCK_RECIPIENTS: &str =
+    "SELECT recipient_id FROM recipient WHERE recipient_id = ANY($1) ORDER BY recipient_id FOR UPDATE";
 
 /// An address that was verified again since stays.
 const RETIRE: &str = "
@@ -76,8 +80,8 @@ impl<'a> Aftermath<'a> {
         self.retired.push((delivery_id, why, at));
     }
 
-    /// Writes it. Gives the update ids of the words that changed the ledger.
-    pub(super) async fn write(&self, tx: &Transaction<'_>) -> Result<HashSet<String>, RecordError> {
+    /// Writes it. Gives source and update id of the words that changed the ledger.
+    pub(super) async fn write(&self, tx: &Transaction<'_>) -> Result<HashSet<(String, String)>, RecordError> {
         if !self.retired.is_empty() {
             let ids: Vec<Uuid> = self.retired.iter().map(|(id, _, _)| id.0).collect();
             let reasons: Vec<&str> = self.retired.iter().map(|(_, why, _)| why.as_str()).collect();
@@ -87,6 +91,10 @@ impl<'a> Aftermath<'a> {
         if self.words.is_empty() {
             return Ok(HashSet::new());
         }
+        // Two words of one recipient must see each other.
+        let mut whose: Vec<Uuid> = self.words.iter().map(|word| word.recipient_id.0).collect();
+        whose.sort_unstable();
+        query(tx, "consent_locks", LOCK_RECIPIENTS, &[&whose]).await?;
         let entries: Vec<(&Word<'_>, Channel, Purpose)> = self.words.iter().flat_map(entries).collect();
         let recipients: Vec<Uuid> = entries.iter().map(|(word, _, _)| word.recipient_id.0).collect();
         let channels: Vec<&str> = entries.iter().map(|(_, channel, _)| channel.as_str()).collect();
@@ -103,7 +111,7 @@ impl<'a> Aftermath<'a> {
             &[&recipients, &channels, &purposes, &granted, &at, &by, &how, &ids],
         )
         .await?;
-        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Cases: notifications with all of their deliveries, locked, changed by the pure
 //! rules of [`Case`], and written back in the same transaction.
 //!
-//! Locks are taken in one order everywhere: deliveries, then notifications, each
-//! by id. The statement that records outcomes takes them in the same order.
+//! Locks are taken in one order: deliveries, then notifications, each by id. The
+//! statement that records outcomes takes them in the same order. What is left (a
+//! delivery that appears in between) PostgreSQL finds, and it is tried again.
 
 use std::collections::HashMap;
 
@@ -39,7 +40,8 @@ UPDATE delivery d
        owner = CASE WHEN i.keeps_owner THEN d.owner END,
        due_at = CASE WHEN i.due_after_ms < 0 THEN d.due_at
                      ELSE now() + i.due_after_ms * interval '1 millisecond' END,
-       unknown_since = CASE WHEN i.state = 'outcome_unknown' THEN coalesce(d.unknown_since, now()) END,
+       unknown_since = CASE i.state WHEN 'outcome_unknown' THEN coalesce(d.unknown_since, now())
+                                    WHEN 'dispatching' THEN d.unknown_since END,
        attempt = d.attempt + i.attempts,
        attempt_group = d.attempt_group + CASE WHEN i.new_group THEN 1 ELSE 0 END,
        provider = coalesce(i.provider, d.provider),

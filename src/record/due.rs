@@ -65,6 +65,8 @@ pub struct DueDelivery {
     pub expired: bool,
     /// True when its caller took the notification back.
     pub cancelled: bool,
+    /// True when its recipient is known to have it already.
+    pub reached: bool,
 }
 
 /// Which of the due deliveries.
@@ -109,7 +111,8 @@ SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipie
        (extract(epoch FROM now() - o.first_attempt_at) * 1000)::bigint AS trying_for_ms,
        (extract(epoch FROM now() - o.unknown_since) * 1000)::bigint AS unknown_for_ms,
        o.first_attempt_at, o.expires_at, n.published_at, o.expires_at <= now() AS expired,
-       n.cancelled_at IS NOT NULL AS cancelled
+       n.cancelled_at IS NOT NULL AS cancelled,
+       n.engagement IS NOT NULL OR (n.strategy = 'in_order' AND n.state = 'delivered') AS reached
   FROM ours o JOIN notification n USING (notification_id)
  ORDER BY n.published_at, n.source_partition, n.source_offset";
 
@@ -225,6 +228,7 @@ fn due_delivery(row: &Row) -> Result<DueDelivery, RecordError> {
         published_at: row.try_get("published_at")?,
         expired: row.try_get("expired")?,
         cancelled: row.try_get("cancelled")?,
+        reached: row.try_get("reached")?,
     })
 }
 

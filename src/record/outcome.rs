@@ -69,7 +69,7 @@ WITH input AS (
       FROM delivery d JOIN input i USING (delivery_id)
      WHERE d.owner = $14::uuid
        AND d.epoch = i.epoch
-       AND d.state IN ('dispatching', 'outcome_unknown')
+       AND d.state = 'dispatching'
        AND NOT d.folded
      ORDER BY d.delivery_id
        FOR UPDATE OF d
@@ -89,7 +89,7 @@ WITH input AS (
      WHERE d.delivery_id = i.delivery_id
        AND d.owner = $14::uuid
        AND d.epoch = i.epoch
-       AND d.state IN ('dispatching', 'outcome_unknown')
+       AND d.state = 'dispatching'
        AND NOT d.folded
     RETURNING d.delivery_id, d.notification_id, d.recipient_id, d.channel, d.urgency, d.expires_at,
               i.state, i.reason, i.notification_state, i.next_id, i.next_channel, i.next_position

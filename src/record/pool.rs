@@ -59,8 +59,11 @@ pub(super) fn driver_config(config: &config::Postgres) -> Result<tokio_postgres:
     }
     // No transaction of ours waits for anything but the database, so one that idles
     // was left by a process that hangs, and must not hold its locks.
+    // A plan that was kept from the time when a table was small reads all of it later,
+    // and compares each row with each of a batch's ids: statements are planned anew.
     let ours = format!(
-        "-c statement_timeout={ms} -c idle_in_transaction_session_timeout={ms} -c timezone=UTC",
+        "-c statement_timeout={ms} -c idle_in_transaction_session_timeout={ms} -c timezone=UTC \
+         -c plan_cache_mode=force_custom_plan",
         ms = config.statement_timeout_ms
     );
     let options = match driver.get_options() {

@@ -1,5 +1,6 @@
 //! Updates about something that is not known yet.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
@@ -14,27 +15,39 @@ use crate::domain::{Fact, Redacted};
 /// First after a second, then twice as late each time, at most a minute apart, and
 /// at the end of its time. After that it is kept for people, and not looked at.
 const KEEP: &str = "
-INSERT INTO unmatched_update AS u (update_id, kind, notification_id, payload, next_look_at, expires_at)
-SELECT update_id, kind, notification_id, payload, now() + interval '1 second',
-       now() + $5::bigint * interval '1 millisecond'
-  FROM unnest($1::text[], $2::text[], $3::uuid[], $4::bytea[])
-       AS i (update_id, kind, notification_id, payload)
-ON CONFLICT (update_id) DO UPDATE
+INSERT INTO unmatched_update AS u (source, update_id, kind, notification_id, payload, next_look_at, expires_at)
+SELECT source, update_id, kind, notification_id, payload, now() + interval '1 second',
+       now() + $6::bigint * interval '1 millisecond'
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::bytea[])
+       AS i (source, update_id, kind, notification_id, payload)
+ON CONFLICT (source, update_id) DO UPDATE
    SET looks = u.looks + 1,
        next_look_at = CASE WHEN now() < u.expires_at
            THEN least(now() + least(2 ^ least(u.looks, 6), 60) * interval '1 second', u.expires_at) END
-RETURNING update_id, next_look_at IS NULL AS expired";
+RETURNING source, update_id, next_look_at IS NULL AS expired";
 
-const FORGET: &str = "DELETE FROM unmatched_update WHERE update_id = ANY($1)";
+const FORGET: &str = "
+DELETE FROM unmatched_update u USING unnest($1::text[], $2::text[]) AS i (source, update_id)
+ WHERE u.source = i.source AND u.update_id = i.update_id";
 
-/// Taken for a while, so that several processes share them.
+/// Taken for a while, so that several processes share them. One that comes back
+/// unsettled long after its time (its schema was removed) is given up.
 const DUE: &str = "
 UPDATE unmatched_update u
-   SET next_look_at = now() + $2::bigint * interval '1 millisecond'
-  FROM (SELECT update_id FROM unmatched_update
+   SET next_look_at = CASE WHEN now() < u.expires_at + interval '1 hour'
+           THEN now() + $2::bigint * interval '1 millisecond' END
+  FROM (SELECT source, update_id FROM unmatched_update
          WHERE next_look_at <= now() ORDER BY next_look_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS due
- WHERE u.update_id = due.update_id
+ WHERE u.source = due.source AND u.update_id = due.update_id
 RETURNING u.payload";
+
+/// Those that have expired are kept for people for 30 days.
+const PRUNE: &str = "
+DELETE FROM unmatched_update u
+ USING (SELECT source, update_id FROM unmatched_update
+         WHERE next_look_at IS NULL AND expires_at < now() - interval '30 days'
+         ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS old
+ WHERE u.source = old.source AND u.update_id = old.update_id";
 
 /// Keeps the updates of a batch that matched nothing, forgets those that did.
 pub(super) async fn keep(
@@ -43,34 +56,40 @@ pub(super) async fn keep(
     applied: &mut [Applied],
     expiry: Duration,
 ) -> Result<(), RecordError> {
-    let (mut kept, mut matched) = (Vec::new(), Vec::new());
+    let (mut kept, mut matched, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for (one, result) in updates.iter().zip(applied.iter()) {
         if *result != Applied::Unmatched {
-            matched.push(one.update.update_id.as_str());
-        } else if !kept.iter().any(|other: &&Update<'_>| other.update.update_id == one.update.update_id) {
+            matched.push(key(one));
+        } else if seen.insert(key(one)) {
             kept.push(one);
         }
     }
-    query(tx, "unmatched_forget", FORGET, &[&matched]).await?;
+    let (sources, ids): (Vec<&str>, Vec<&str>) = matched.into_iter().unzip();
+    query(tx, "unmatched_forget", FORGET, &[&sources, &ids]).await?;
     if kept.is_empty() {
         return Ok(());
     }
-    let ids: Vec<&str> = kept.iter().map(|one| one.update.update_id.as_str()).collect();
+    let (sources, ids): (Vec<&str>, Vec<&str>) = kept.iter().map(|one| key(one)).unzip();
     let kinds: Vec<&str> = kept.iter().map(|one| one.update.fact.as_str()).collect();
     let notifications: Vec<Option<Uuid>> = kept.iter().map(|one| cancelled(&one.update.fact)).collect();
     let payloads: Vec<&[u8]> = kept.iter().map(|one| *one.payload.expose()).collect();
     let expiry_ms = i64::try_from(expiry.as_millis()).unwrap_or(i64::MAX);
     let rows =
-        query(tx, "unmatched_keep", KEEP, &[&ids, &kinds, &notifications, &payloads, &expiry_ms]).await?;
+        query(tx, "unmatched_keep", KEEP, &[&sources, &ids, &kinds, &notifications, &payloads, &expiry_ms])
+            .await?;
     for row in rows.iter().filter(|row| row.get::<_, bool>("expired")) {
-        let id: &str = row.try_get("update_id")?;
+        let expired: (&str, &str) = (row.try_get("source")?, row.try_get("update_id")?);
         for (one, result) in updates.iter().zip(applied.iter_mut()) {
-            if one.update.update_id == id && *result == Applied::Unmatched {
+            if key(one) == expired && *result == Applied::Unmatched {
                 *result = Applied::Expired;
             }
         }
     }
     Ok(())
+}
+
+fn key<'a>(one: &Update<'a>) -> (&'a str, &'a str) {
+    (&one.update.source, &one.update.update_id)
 }
 
 /// The claim looks for cancellations by what they cancel.
@@ -99,5 +118,16 @@ impl Store {
         let rows =
             client.query(&statement, &[&limit, &lease_ms]).await.map_err(RecordError::at("unmatched_due"))?;
         rows.iter().map(|row| Ok(Redacted::new(row.try_get("payload")?))).collect()
+    }
+
+    /// Forgets updates that have long expired, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn prune_unmatched(&self, limit: usize) -> Result<u64, RecordError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(PRUNE).await.map_err(RecordError::at("unmatched_prune"))?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        client.execute(&statement, &[&limit]).await.map_err(RecordError::at("unmatched_prune"))
     }
 }

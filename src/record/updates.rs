@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Transaction;
+use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::aftermath::{Aftermath, Word};
+use super::aftermath::{Aftermath, LOCK_RECIPIENTS, Word};
 use super::cases::{self, query};
 use super::error::RecordError;
 use super::store::Store;
@@ -63,9 +64,6 @@ UNION ALL
 SELECT delivery_id, notification_id, provider_message_id
   FROM delivery WHERE provider_message_id = ANY($2)";
 
-const LOCK_RECIPIENTS: &str =
-    "SELECT recipient_id FROM recipient WHERE recipient_id = ANY($1) ORDER BY recipient_id FOR UPDATE";
-
 type Found = HashMap<DeliveryRef, (DeliveryId, NotificationId)>;
 
 /// What the updates of a batch are about, locked.
@@ -95,12 +93,14 @@ impl Store {
         let tx = client.transaction().await.map_err(RecordError::at("updates_begin"))?;
         let mut known = known(&tx, updates).await?;
         let mut aftermath = Aftermath::default();
+        let now = Timestamp::now();
         let mut applied: Vec<Applied> =
-            updates.iter().map(|one| apply_one(one.update, &mut known, &mut aftermath)).collect();
+            updates.iter().map(|one| apply_one(one.update, &mut known, &mut aftermath, now)).collect();
         cases::write(&tx, "update", &known.cases, &HashMap::new()).await?;
         let consented = aftermath.write(&tx).await?;
         for (one, result) in updates.iter().zip(&mut applied) {
-            if *result == Applied::Nothing && consented.contains(one.update.update_id.as_str()) {
+            let word = (one.update.source.clone(), one.update.update_id.clone());
+            if *result == Applied::Nothing && consented.contains(&word) {
                 *result = Applied::Changed;
             }
         }
@@ -155,7 +155,10 @@ fn apply_one<'a>(
     update: &'a NotificationUpdate,
     known: &mut Known,
     aftermath: &mut Aftermath<'a>,
+    now: Timestamp,
 ) -> Applied {
+    // A clock that runs ahead must not outrank what is said later.
+    let at = update.occurred_at.min(now);
     let changed = match &update.fact {
         Fact::Receipt { delivery, status, code } => {
             let found = known.deliveries.get(delivery).copied();
@@ -166,13 +169,13 @@ fn apply_one<'a>(
                 aftermath.consent(refusal(update, case.recipient_id, channel, "complaint"));
             }
             if let Some(why) = retires(*status, code.as_deref()) {
-                aftermath.retire(delivery_id, why, update.occurred_at);
+                aftermath.retire(delivery_id, why, at);
             }
-            case.receive(delivery_id, Receipt { status: *status, at: update.occurred_at })
+            case.receive(delivery_id, Receipt { status: *status, at })
         }
         Fact::Engaged { notification_id, engagement } => {
             let Some(case) = known.cases.get_mut(notification_id) else { return Applied::Unmatched };
-            case.engage(*engagement, update.occurred_at)
+            case.engage(*engagement, at)
         }
         Fact::Cancelled { notification_id } => {
             let Some(case) = known.cases.get_mut(notification_id) else { return Applied::Unmatched };
@@ -213,12 +216,15 @@ fn refusal<'a>(
     }
 }
 
-/// Does this word say that the address itself is gone? A bounce does with an
-/// enhanced status code of the class 5.1 (RFC 3463, "addressing status").
+/// Enhanced status codes that say that the recipient's address is no good (RFC 3463,
+/// section 3.2, and RFC 7505). Others of the same class tell of the sender's address.
+const ADDRESS_IS_GONE: [&str; 5] = ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"];
+
+/// Does this word say that the address itself is gone?
 fn retires(status: ReceiptStatus, code: Option<&str>) -> Option<Reason> {
     match status {
         ReceiptStatus::TokenInvalid => Some(Reason::TokenInvalid),
-        ReceiptStatus::Bounced if code.is_some_and(|code| code.starts_with("5.1.")) => {
+        ReceiptStatus::Bounced if code.is_some_and(|code| ADDRESS_IS_GONE.contains(&code)) => {
             Some(Reason::InvalidAddress)
         }
         _ => None,

@@ -16,11 +16,13 @@ use super::yielding::Yielding;
 use crate::metrics;
 
 /// Headers of one record that are kept, at most.
-const HEADERS_MAX: usize = 32;
+const HEADERS_MAX: usize = 256;
 /// Records that are taken from librdkafka between two rounds of housekeeping.
 const POLL_BURST: usize = 1000;
 /// Longest wait for a record, and so the granularity of pause and resume.
 const POLL_WAIT: Duration = Duration::from_millis(20);
+/// What a pause may still take inside librdkafka.
+const PAUSE_SETTLES: Duration = Duration::from_millis(100);
 /// Positions are committed anew this often. Nobody tells what became of a commit
 /// that was not waited for: librdkafka tells it to a callback that the `rdkafka`
 /// crate does not set, and a position that was refused (a rebalance came in
@@ -201,6 +203,13 @@ fn commit_async(shared: &Shared, consumer: &BaseConsumer<GroupContext>) {
 /// Drain, commit, leave the group, close: all on this thread.
 fn leave(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContext>) {
     let partitions = shared.partitions();
+    if partitions.iter().any(|partition| partition.is_paused()) {
+        // A pause that librdkafka has not finished would keep the close waiting for ever.
+        let settled = Instant::now() + PAUSE_SETTLES;
+        while Instant::now() < settled {
+            drop(consumer.poll(POLL_WAIT));
+        }
+    }
     let offsets = shared.drain(&partitions, || {
         shared.beat();
         // Keeps the membership alive. What it still gives is dropped: it was not begun,

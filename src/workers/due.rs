@@ -215,7 +215,10 @@ impl DueWorker {
     fn prepare(&self, due: &DueDelivery, recipient: Option<&Recipient>, lease_until: Instant) -> Prepared {
         let mut assignment = assignment(due, lease_until);
         if due.cancelled {
-            return Prepared::Ended(dispatch::cancelled(&assignment));
+            return Prepared::Ended(dispatch::cancelled(&assignment, Reason::Cancelled));
+        }
+        if due.reached {
+            return Prepared::Ended(dispatch::cancelled(&assignment, Reason::Reached));
         }
         if due.expired {
             return Prepared::Ended(dispatch::expired(&assignment));

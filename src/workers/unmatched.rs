@@ -50,6 +50,7 @@ impl UnmatchedWorker {
     async fn look(&self) -> Result<(), RecordError> {
         let due = self.store.unmatched_due(LIMIT, LEASE).await?;
         if due.is_empty() {
+            self.store.prune_unmatched(LIMIT).await?;
             return Ok(());
         }
         if let Err(error) = self.decoder.prepare(due.iter().map(|payload| payload.expose().as_slice())).await

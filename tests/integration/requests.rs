@@ -232,8 +232,8 @@ async fn what_expires_while_it_is_held_is_not_sent() {
 async fn park_cancellation(world: &World, request: &NotificationRequested, expired: bool) {
     let client = world.pool.get().await.unwrap();
     let insert = "
-        INSERT INTO unmatched_update (update_id, kind, notification_id, payload, next_look_at, expires_at)
-        VALUES ($1, 'cancelled', $2, '', CASE WHEN NOT $3 THEN now() + interval '1 hour' END,
+        INSERT INTO unmatched_update (source, update_id, kind, notification_id, payload, next_look_at, expires_at)
+        VALUES ('test', $1, 'cancelled', $2, '', CASE WHEN NOT $3 THEN now() + interval '1 hour' END,
                 now() + interval '1 day')";
     let update = format!("cancel-{}", request.idempotency_key);
     client.execute(insert, &[&update, &id_of(request).0, &expired]).await.unwrap();

@@ -212,3 +212,32 @@ async fn what_waits_can_be_taken_back_and_what_was_sent_cannot() {
     roles.stop().await;
     worker.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn updates_that_cannot_be_read_are_kept_and_hold_nobody_back() {
+    let world = World::new().await;
+    world.load(&[sms_only(1)]).await;
+    let roles = Roles::start(&world).await;
+    world.publish_requests(&[request(1, "good")], &names::NOTIFICATIONS).await;
+    until_state(&world, "good", "sent", "provider_accepted").await;
+    let topic = world.topic(&names::NOTIFICATION_UPDATES);
+    let good =
+        world.encode_update(&receipt(delivery_of("good", Channel::Sms), ReceiptStatus::Delivered)).await;
+    let request = world.encode_request(&request(2, "not-an-update"), &names::NOTIFICATIONS).await;
+    for (key, payload) in [
+        (Some(&b"pat-000001"[..]), Some(&good[..good.len() - 3])),
+        (Some(b"pat-000001"), Some(&request[..])),
+        (Some(b"pat-000001"), None),
+        (None, Some(&good[..])),
+    ] {
+        world.publish_raw(&topic, key, payload, &[]).await;
+    }
+    world.publish_raw(&topic, Some(b"pat-000001"), Some(&good), &[]).await;
+    until_state(&world, "good", "delivered", "receipt_delivered").await;
+    world.until_no_lag(SOON).await;
+    let mut reasons: Vec<String> =
+        world.dead_letters().await.into_iter().map(|letter| letter.headers["dlq.reason"].clone()).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["empty_key", "empty_payload", "incompatible_schema", "undecodable"]);
+    roles.stop().await;
+}

@@ -136,6 +136,8 @@ fn cancelling_stops_what_waits_and_what_would_be_tried_again() {
 
     let mut sent = in_order(State::Delivered);
     assert!(!sent.cancel(), "it has arrived");
+    sent.receive(delivery(Channel::Sms), word(ReceiptStatus::Bounced, 1));
+    assert_eq!((sent.state, sent.legs.len()), (State::PermanentFailure, 1), "and is not wanted any more");
 }
 
 #[test]
@@ -161,7 +163,53 @@ fn side_by_side_the_best_counts_and_a_failure_begins_nothing() {
     assert_eq!(case.state, State::PermanentFailure);
 }
 
+#[test]
+fn a_bounce_revives_what_an_arrival_had_called_off() {
+    let mut case = in_order(State::Sent);
+    case.receive(delivery(Channel::Sms), word(ReceiptStatus::Undelivered, 1));
+    case.receive(delivery(Channel::Sms), word(ReceiptStatus::Delivered, 2));
+    case.receive(delivery(Channel::Sms), word(ReceiptStatus::Bounced, 3));
+    assert_eq!((case.legs[1].standing.state, case.legs[1].due), (State::Queued, Due::After(Duration::ZERO)));
+    assert_eq!(states(&case), [State::Queued, State::Delivered, State::Queued]);
+}
+
+#[test]
+fn a_complaint_after_delivery_is_news() {
+    let mut case = in_order(State::Sent);
+    case.receive(delivery(Channel::Sms), word(ReceiptStatus::Delivered, 1));
+    assert!(case.receive(delivery(Channel::Sms), word(ReceiptStatus::Complained, 2)));
+    assert_eq!((case.state, case.reason), (State::Delivered, Reason::Complained));
+    assert_eq!(case.statuses.len(), 2);
+}
+
 proptest! {
+    #[test]
+    fn a_notification_ends_alike_whatever_the_order_of_its_news(
+        news in prop::collection::vec((select(ReceiptStatus::ALL), 0_i64..4), 0..8),
+        order in prop::collection::vec(any::<Index>(), 8),
+        (early, late) in (0_usize..9, 0_usize..9),
+        outcome in select(&[State::Sent, State::OutcomeUnknown, State::TemporaryFailure][..]),
+    ) {
+        let run = |news: &[(ReceiptStatus, i64)], own_after: usize| {
+            let mut case = in_order(State::Dispatching);
+            let record = |case: &mut Case| case.record(delivery(Channel::Sms), own(outcome, Reason::DueNow));
+            for (number, &(status, second)) in news.iter().enumerate() {
+                if number == own_after {
+                    record(&mut case);
+                }
+                case.receive(delivery(Channel::Sms), word(status, second));
+            }
+            if own_after >= news.len() {
+                record(&mut case);
+            }
+            (case.state, case.legs[0].standing.state, case.legs.iter().any(|leg| leg.standing.state == State::Queued))
+        };
+        let mut left = news.clone();
+        let shuffled: Vec<_> =
+            order.iter().map_while(|at| (!left.is_empty()).then(|| left.remove(at.index(left.len())))).collect();
+        prop_assert_eq!(run(&news, early), run(&shuffled, late));
+    }
+
     #[test]
     fn sequences_have_no_gap_and_the_last_status_is_the_state(
         news in prop::collection::vec((select(ReceiptStatus::ALL), 0_i64..4, any::<Index>()), 0..12),

@@ -209,6 +209,11 @@ impl World {
         sent.collect::<Vec<()>>().await;
     }
 
+    /// An update's value in the registry's wire format.
+    pub async fn encode_update(&self, update: &NotificationUpdate) -> Vec<u8> {
+        self.encoder.update(update).await.expect("an update that fits its schema")
+    }
+
     /// A request's value in the registry's wire format.
     pub async fn encode_request(&self, request: &NotificationRequested, topic: &Topic) -> Vec<u8> {
         let encoded = self.encoder.notification(topic, request).await;

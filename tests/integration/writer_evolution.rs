@@ -43,7 +43,7 @@ fn newer_results() -> String {
 fn older_requests() -> String {
     changed(contract::NOTIFICATIONS, |fields| {
         fields.retain(|field| {
-            !["recipient", "channels", "send_at", "expires_at", "variables"]
+            !["recipient", "channels", "strategy", "send_at", "expires_at", "variables"]
                 .contains(&field["name"].as_str().unwrap())
         });
     })

@@ -8,21 +8,28 @@ use jiff::Timestamp;
 use patient_notify::api::proto::notification_service_client::NotificationServiceClient;
 use patient_notify::api::proto::recipient_service_client::RecipientServiceClient;
 use patient_notify::api::{convert, proto};
-use patient_notify::domain::{Channel, Redacted, TestResultPublished};
+use patient_notify::domain::{
+    Channel, DeliveryId, DeliveryRef, ReceiptStatus, Redacted, TestResultPublished,
+};
 use patient_notify::sandbox::ChannelFaults;
 use patient_notify::topic::names;
 use tonic::Status;
 use tonic::transport::Endpoint;
 
-use crate::harness::{Process, Proxy, World, eventually, patient, result};
+use crate::harness::{Process, Proxy, World, eventually, patient, receipt_for, result};
 use crate::tools::{get, read_topic};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// What every canary has in it, in small letters; the numbers; and words of the
 /// messages themselves.
 const FORBIDDEN: [&str; 4] = ["canary", "9997731", "reply stop", "you have a new"];
-const ROLES: [&str; 4] =
-    ["app", "consumer-test-result-notification", "consumer-notification", "wrk-notifications"];
+const ROLES: [&str; 5] = [
+    "app",
+    "consumer-test-result-notification",
+    "consumer-notification",
+    "wrk-notifications",
+    "consumer-notification-update",
+];
 /// Recipients: two who want text messages, two e-mail, two push.
 const PEOPLE: u64 = 6;
 
@@ -177,13 +184,34 @@ impl Stage {
         version_0.version = 0;
         let unusable = self.world.encode(&version_0).await;
         let truncated = &self.world.encode(&results_of_all("bad")[0]).await[..40];
-        for topic in [&names::TEST_RESULTS, &names::NOTIFICATIONS] {
+        for topic in [&names::TEST_RESULTS, &names::NOTIFICATIONS, &names::NOTIFICATION_UPDATES] {
             let topic = self.world.topic(topic);
             for payload in [&b"{\"name\": \"CANARY\"}"[..], b"\0\0\0\0\0CANARY", &unusable, truncated] {
                 self.world.publish_raw(&topic, key, Some(payload), &[]).await;
             }
         }
-        eventually("eight dead letters", DEADLINE, async || self.world.dead_letters().await.len() == 8).await;
+        eventually("twelve dead letters", DEADLINE, async || self.world.dead_letters().await.len() == 12)
+            .await;
+    }
+
+    /// Receipts of which a careless webhook has put an address into the code, and of
+    /// a message that nobody knows.
+    async fn publish_news(&self) {
+        let client = self.world.pool.get().await.unwrap();
+        let rows = client.query("SELECT delivery_id FROM delivery WHERE state = 'sent'", &[]).await.unwrap();
+        let mut news: Vec<_> = rows
+            .iter()
+            .map(|row| DeliveryRef::Id(DeliveryId(row.get(0))))
+            .map(|delivery| receipt_for(delivery, ReceiptStatus::Bounced, Some("canary-mail-1@example.org")))
+            .collect();
+        let nobodys = DeliveryRef::ProviderMessage("CANARY-message@example.org".to_owned());
+        news.push(receipt_for(nobodys, ReceiptStatus::Delivered, None));
+        self.world.publish_updates(&news).await;
+        eventually("they are folded", DEADLINE, async || {
+            self.count("SELECT count(*) FROM why WHERE reason = 'bounced'").await > 0
+                && self.count("SELECT count(*) FROM unmatched_update").await == 1
+        })
+        .await;
     }
 
     /// Calls that the front refuses.
@@ -235,6 +263,7 @@ async fn nobody_but_the_providers_is_told() {
         stage.count("SELECT count(*) FROM why WHERE reason = 'render_failed'").await >= 2
     })
     .await;
+    stage.publish_news().await;
     stage.lose_the_database().await;
     stage.world.until_no_lag(DEADLINE).await;
     assert_they_arrived(&stage).await;

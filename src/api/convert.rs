@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use jiff::civil::Time;
 
 use super::proto;
-use crate::domain::{Channel, Purpose, QuietHours, Relation, State, Strategy, Urgency};
+use crate::domain::{
+    Channel, Engagement, Purpose, QuietHours, ReceiptStatus, Relation, State, Strategy, Urgency,
+};
 
 /// A pair of functions for each enum; `*_UNSPECIFIED` is `None`.
 macro_rules! both_ways {
@@ -34,6 +36,10 @@ both_ways!(Urgency, urgency_from, urgency_to, Unspecified, { Bulk, Normal, High,
 both_ways!(Channel, channel_from, channel_to, Unspecified, { Sms, Email, Push });
 both_ways!(Strategy, strategy_from, strategy_to, Unspecified, { InOrder, AllAtOnce });
 both_ways!(Relation, relation_from, relation_to, Unspecified, { Patient, Proxy });
+both_ways!(Engagement, engagement_from, engagement_to, Unspecified, { Seen, Read, Acted });
+both_ways!(ReceiptStatus, receipt_status_from, receipt_status_to, Unspecified, {
+    Accepted, Sent, Delivered, Complained, Undelivered, Failed, Bounced, TokenInvalid,
+});
 both_ways!(State, state_from, state_to, Unspecified, {
     Accepted, Held, Queued, Dispatching, Sent, Delivered, TemporaryFailure, OutcomeUnknown,
     PermanentFailure, TechnicalFailure, Expired, Cancelled, Suppressed,
@@ -84,6 +90,14 @@ mod tests {
         for &strategy in Strategy::ALL {
             let spelled = format!("STRATEGY_{}", strategy.as_str().to_uppercase());
             assert_eq!(strategy_to(strategy).as_str_name(), spelled);
+        }
+        for &engagement in Engagement::ALL {
+            let spelled = format!("ENGAGEMENT_{}", engagement.as_str().to_uppercase());
+            assert_eq!(engagement_to(engagement).as_str_name(), spelled);
+        }
+        for &status in ReceiptStatus::ALL {
+            let spelled = format!("RECEIPT_STATUS_{}", status.as_str().to_uppercase());
+            assert_eq!(receipt_status_to(status).as_str_name(), spelled);
         }
         assert_eq!(channel_from(proto::Channel::Unspecified), None);
     }

@@ -27,7 +27,7 @@ pub enum ApiError {
     #[error("{0} was not found")]
     NotFound(&'static str),
     /// It was taken over and is not processed yet.
-    #[error("notification was taken over and is not processed yet; ask again")]
+    #[error("what was taken over is not processed yet; ask again")]
     NotYetProcessed,
     /// The recipient was erased.
     #[error("recipient was erased and cannot be written again")]
@@ -114,11 +114,11 @@ impl ApiError {
             Self::DeadlineExceeded => Disposition::told(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::Publish(PublishError::Broker(_)) => Disposition::unavailable(
                 "BROKER_UNAVAILABLE",
-                "the broker did not acknowledge in time; repeat with the same idempotency key",
+                "the broker did not acknowledge in time; repeat the call unchanged (its idempotency key too)",
             ),
             Self::Publish(PublishError::Registry(_)) => Disposition::unavailable(
                 "REGISTRY_UNAVAILABLE",
-                "the schema registry is away; repeat with the same idempotency key",
+                "the schema registry is away; repeat the call unchanged (its idempotency key too)",
             ),
             Self::Record(RecordError::Unavailable(_)) => {
                 Disposition::unavailable("DATABASE_UNAVAILABLE", "the database is away; come back later")

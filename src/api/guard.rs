@@ -21,9 +21,11 @@ pub const CALL_MAX: Duration = Duration::from_secs(10);
 const WAY_BACK: Duration = Duration::from_millis(100);
 
 /// Methods that are counted by name.
-const METHODS: [&str; 4] = [
+const METHODS: [&str; 6] = [
     "/patientnotify.v1.NotificationService/Send",
     "/patientnotify.v1.NotificationService/Get",
+    "/patientnotify.v1.NotificationService/Cancel",
+    "/patientnotify.v1.NotificationService/MarkRead",
     "/patientnotify.v1.RecipientService/Upsert",
     "/patientnotify.v1.RecipientService/Get",
 ];

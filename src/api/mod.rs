@@ -47,7 +47,7 @@ mod tests;
 pub mod token;
 pub mod validate;
 
-pub use publisher::{PublishError, Publisher};
+pub use publisher::{Outgoing, PublishError, Publisher};
 pub use token::Position;
 
 /// Services whose health is told by name; the empty name is the whole server.

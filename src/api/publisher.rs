@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use tokio::time::{Instant, timeout_at};
 
 use super::token::Position;
-use crate::domain::NotificationRequested;
+use crate::domain::{NotificationRequested, NotificationUpdate};
 
 /// Why a request was not taken over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,30 +23,53 @@ pub enum PublishError {
     Refused(String),
 }
 
-type Publish =
-    dyn Fn(NotificationRequested) -> BoxFuture<'static, Result<Position, PublishError>> + Send + Sync;
+/// What a call asks to be published.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outgoing {
+    /// A request for a notification, under the patient's key.
+    Request(NotificationRequested),
+    /// What became known of one, under [`NotificationUpdate::key`].
+    Update(NotificationUpdate),
+}
 
-/// Publishes requests; the role decides how. Clones share one way.
+impl From<NotificationRequested> for Outgoing {
+    fn from(request: NotificationRequested) -> Self {
+        Self::Request(request)
+    }
+}
+
+impl From<NotificationUpdate> for Outgoing {
+    fn from(update: NotificationUpdate) -> Self {
+        Self::Update(update)
+    }
+}
+
+type Publish = dyn Fn(Outgoing) -> BoxFuture<'static, Result<Position, PublishError>> + Send + Sync;
+
+/// Publishes what calls ask for; the role decides how. Clones share one way.
 #[derive(Clone)]
 pub struct Publisher(Arc<Publish>);
 
 impl Publisher {
-    /// `publish` encodes a request, hands it to the broker under the patient's key,
-    /// and ends with the broker's acknowledgement (all in-sync replicas) or an error.
-    pub fn new<F>(publish: impl Fn(NotificationRequested) -> F + Send + Sync + 'static) -> Self
+    /// `publish` encodes what it is given, hands it to the broker under its key, and ends
+    /// with the broker's acknowledgement (all in-sync replicas) or an error.
+    pub fn new<F>(publish: impl Fn(Outgoing) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Position, PublishError>> + Send + 'static,
     {
-        Self(Arc::new(move |request| Box::pin(publish(request))))
+        Self(Arc::new(move |what| Box::pin(publish(what))))
     }
 
-    /// Publishes one request; `Ok` only after the acknowledgement.
+    /// Publishes one record; `Ok` only after the acknowledgement, and a broker that has
+    /// not given it by `until` is taken for away.
     ///
     /// # Errors
     /// What the way to the broker says; after any error but `Refused` the record may
-    /// still arrive, which is harmless because its id follows from the request.
-    pub async fn publish(&self, request: NotificationRequested) -> Result<Position, PublishError> {
-        (self.0)(request).await
+    /// still arrive, which is harmless because its id follows from the call.
+    pub async fn publish(&self, what: impl Into<Outgoing>, until: Instant) -> Result<Position, PublishError> {
+        timeout_at(until, (self.0)(what.into())).await.unwrap_or_else(|_| {
+            Err(PublishError::Broker("no acknowledgement before the deadline".to_owned()))
+        })
     }
 }
 

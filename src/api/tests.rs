@@ -9,8 +9,9 @@ use tonic::{Code, Request as Call};
 use tonic_types::StatusExt as _;
 
 use super::proto::notification_service_client::NotificationServiceClient;
+use super::token::{Awaited, Token};
 use super::*;
-use crate::domain::{NotificationId, NotificationRequested};
+use crate::domain::{Engagement, NotificationId};
 use crate::record;
 
 /// A port of this machine that nobody listens on.
@@ -49,8 +50,12 @@ fn front(config: config::App, publisher: Publisher) -> Front {
 
 fn accepting() -> Publisher {
     let next = AtomicUsize::new(0);
-    Publisher::new(move |request: NotificationRequested| {
-        assert_eq!(request.caller, "local");
+    Publisher::new(move |what| {
+        let caller = match what {
+            Outgoing::Request(request) => request.caller,
+            Outgoing::Update(update) => update.source,
+        };
+        assert_eq!(caller, "local");
         let offset = next.fetch_add(1, Ordering::Relaxed) as i64;
         async move { Ok(Position { topic: "t".to_owned(), partition: 3, offset }) }
     })
@@ -99,21 +104,55 @@ async fn the_same_key_is_answered_with_the_same_id() {
     assert_eq!(first.notification_id, NotificationId::for_request("local", "key-1").to_string());
     assert_eq!(first.notification_id, again.notification_id);
     assert_ne!(first.notification_id, other.notification_id);
-    let position = Position::from_token(&other.consistency_token).unwrap();
-    assert_eq!(position, Position { topic: "t".to_owned(), partition: 3, offset: 2 });
+    let token = Token::from_text(&other.consistency_token).unwrap();
+    assert_eq!(token.position, Position { topic: "t".to_owned(), partition: 3, offset: 2 });
+    assert_eq!(token.awaited, Awaited::Notification);
+}
+
+fn mark_read(notification_id: String) -> proto::NotificationServiceMarkReadRequest {
+    let engagement = proto::Engagement::Read.into();
+    proto::NotificationServiceMarkReadRequest { notification_id, engagement, occurred_at: None }
+}
+
+#[tokio::test]
+async fn a_cancellation_and_a_reading_need_no_database_and_say_what_to_wait_for() {
+    let (_serving, channel) = start(accepting()).await;
+    let mut client = NotificationServiceClient::new(channel);
+    let notification_id = NotificationId::for_request("local", "key-1").to_string();
+    let cancel = proto::NotificationServiceCancelRequest { notification_id: notification_id.clone() };
+    let cancelled = client.cancel(cancel).await.unwrap().into_inner();
+    let token = Token::from_text(&cancelled.consistency_token).unwrap();
+    assert_eq!((token.position.offset, token.awaited), (0, Awaited::Cancelled));
+    let read = client.mark_read(mark_read(notification_id)).await.unwrap().into_inner();
+    let token = Token::from_text(&read.consistency_token).unwrap();
+    assert_eq!((token.position.offset, token.awaited), (1, Awaited::Engaged(Engagement::Read)));
 }
 
 #[tokio::test]
 async fn a_broker_that_is_away_is_told_before_the_callers_deadline() {
+    fn within_a_second<T>(message: T) -> Call<T> {
+        let mut call = Call::new(message);
+        call.set_timeout(Duration::from_secs(1));
+        call
+    }
+
     let (_serving, channel) = start(waiting(&CancellationToken::new(), &CancellationToken::new())).await;
-    let mut call = Call::new(message("key-1"));
-    call.set_timeout(Duration::from_secs(1));
+    let mut clients = [(); 3].map(|()| NotificationServiceClient::new(channel.clone()));
+    let [first, second, third] = &mut clients;
+    let notification_id = NotificationId::for_request("local", "key-1").to_string();
+    let cancel = proto::NotificationServiceCancelRequest { notification_id: notification_id.clone() };
     let begun = Instant::now();
-    let status = NotificationServiceClient::new(channel).send(call).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert_eq!(status.get_details_error_info().unwrap().reason, "BROKER_UNAVAILABLE");
-    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+    let (sent, cancelled, read) = tokio::join!(
+        first.send(within_a_second(message("key-1"))),
+        second.cancel(within_a_second(cancel)),
+        third.mark_read(within_a_second(mark_read(notification_id))),
+    );
     assert!(begun.elapsed() < Duration::from_secs(1));
+    for status in [sent.unwrap_err(), cancelled.unwrap_err(), read.unwrap_err()] {
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert_eq!(status.get_details_error_info().unwrap().reason, "BROKER_UNAVAILABLE");
+        assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+    }
 }
 
 #[tokio::test]

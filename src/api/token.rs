@@ -1,12 +1,18 @@
-//! Where a request came to lie on its topic, and the consistency token made of it.
+//! Where a record came to lie on its topic, and the consistency token made of it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::domain::Engagement;
+
 /// Longest token that is looked at, in characters.
 const MAX_CHARS: usize = 512;
-/// Leads the token's content, so that its form can change.
-const VERSION: &str = "1";
+// Lead the content of tokens that wait for a notification, and of those that wait
+// for what became known of one, so that their form can change.
+const OF_REQUEST: &str = "1";
+const OF_UPDATE: &str = "2";
+/// Stands for [`Awaited::Cancelled`] beside the words of [`Engagement`].
+const CANCELLED: &str = "cancelled";
 
 /// A record's place on the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,29 +25,68 @@ pub struct Position {
     pub offset: i64,
 }
 
-impl Position {
+/// What can be seen of a notification once the record was processed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// That there is one.
+    Notification,
+    /// That it was taken back.
+    Cancelled,
+    /// That its recipient did this, or more.
+    Engaged(Engagement),
+}
+
+/// What a Get needs to wait for what an earlier call was told OK for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Where the record lies.
+    pub position: Position,
+    /// What it will bring.
+    pub awaited: Awaited,
+}
+
+impl Token {
     /// The opaque text that callers hold.
     #[must_use]
-    pub fn to_token(&self) -> String {
-        URL_SAFE_NO_PAD.encode(format!("{VERSION}:{}:{}:{}", self.partition, self.offset, self.topic))
+    pub fn to_text(&self) -> String {
+        let Position { topic, partition, offset } = &self.position;
+        let place = format!("{partition}:{offset}:{topic}");
+        URL_SAFE_NO_PAD.encode(match self.awaited {
+            Awaited::Notification => format!("{OF_REQUEST}:{place}"),
+            Awaited::Cancelled => format!("{OF_UPDATE}:{CANCELLED}:{place}"),
+            Awaited::Engaged(engagement) => format!("{OF_UPDATE}:{engagement}:{place}"),
+        })
     }
 
     /// Reads a token back; `None` when it is not one of ours.
     #[must_use]
-    pub fn from_token(token: &str) -> Option<Self> {
-        if token.len() > MAX_CHARS {
+    pub fn from_text(text: &str) -> Option<Self> {
+        if text.len() > MAX_CHARS {
             return None;
         }
-        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-        let mut parts = text.splitn(4, ':');
-        if parts.next()? != VERSION {
-            return None;
-        }
-        let partition = parts.next()?.parse().ok().filter(|&partition: &i32| partition >= 0)?;
-        let offset = parts.next()?.parse().ok().filter(|&offset: &i64| offset >= 0)?;
-        let topic = parts.next().filter(|topic| !topic.is_empty())?.to_owned();
-        Some(Self { topic, partition, offset })
+        let content = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let (awaited, place) = match content.split_once(':')? {
+            (OF_REQUEST, place) => (Awaited::Notification, place),
+            (OF_UPDATE, rest) => {
+                let (word, place) = rest.split_once(':')?;
+                (awaited(word)?, place)
+            }
+            _ => return None,
+        };
+        Some(Self { position: position(place)?, awaited })
     }
+}
+
+fn awaited(word: &str) -> Option<Awaited> {
+    if word == CANCELLED { Some(Awaited::Cancelled) } else { Engagement::parse(word).map(Awaited::Engaged) }
+}
+
+fn position(place: &str) -> Option<Position> {
+    let mut parts = place.splitn(3, ':');
+    let partition = parts.next()?.parse().ok().filter(|&partition: &i32| partition >= 0)?;
+    let offset = parts.next()?.parse().ok().filter(|&offset: &i64| offset >= 0)?;
+    let topic = parts.next().filter(|topic| !topic.is_empty())?.to_owned();
+    Some(Position { topic, partition, offset })
 }
 
 #[cfg(test)]
@@ -52,12 +97,26 @@ mod tests {
     fn a_token_comes_back_and_others_are_refused() {
         let position =
             Position { topic: "t1.pat.notifications.v1".to_owned(), partition: 29, offset: 1 << 40 };
-        assert_eq!(Position::from_token(&position.to_token()), Some(position));
-        for bad in ["1:0:0:topic", "2:0:0:topic", "1:-1:0:topic", "1:0:x:topic", "1:0:0:", "1:0"] {
-            let token = URL_SAFE_NO_PAD.encode(bad);
-            assert_eq!(Position::from_token(&token).is_some(), bad == "1:0:0:topic", "{bad}");
+        let engaged = Engagement::ALL.iter().map(|&engagement| Awaited::Engaged(engagement));
+        for awaited in [Awaited::Notification, Awaited::Cancelled].into_iter().chain(engaged) {
+            let token = Token { position: position.clone(), awaited };
+            assert_eq!(Token::from_text(&token.to_text()), Some(token));
         }
-        assert_eq!(Position::from_token("not a token"), None);
-        assert_eq!(Position::from_token(&"A".repeat(513)), None);
+        for (content, good) in [
+            ("1:0:0:topic", true),
+            ("2:cancelled:0:0:topic", true),
+            ("3:0:0:topic", false),
+            ("1:-1:0:topic", false),
+            ("1:0:x:topic", false),
+            ("1:0:0:", false),
+            ("1:0", false),
+            ("2:0:0:topic", false),
+            ("2:heard:0:0:topic", false),
+        ] {
+            let text = URL_SAFE_NO_PAD.encode(content);
+            assert_eq!(Token::from_text(&text).is_some(), good, "{content}");
+        }
+        assert_eq!(Token::from_text("not a token"), None);
+        assert_eq!(Token::from_text(&"A".repeat(513)), None);
     }
 }

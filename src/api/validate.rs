@@ -5,10 +5,11 @@ use std::str::FromStr as _;
 use jiff::{SignedDuration, Timestamp};
 use tonic::metadata::MetadataMap;
 use tonic_types::FieldViolation;
+use uuid::Uuid;
 
 use super::error::ApiError;
 use crate::domain::ids::is_opaque;
-use crate::domain::{Channel, PatientId};
+use crate::domain::{Channel, NotificationId, PatientId};
 
 /// Metadata entry with the caller's name, until callers are authenticated.
 const CALLER_ENTRY: &str = "x-caller";
@@ -16,6 +17,8 @@ const CALLER_ENTRY: &str = "x-caller";
 const CALLER_DEFAULT: &str = "local";
 /// How far a caller's clock may be ahead of ours.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
+/// Records on the topics have no earlier times.
+pub const EARLIEST: Timestamp = Timestamp::constant(946_684_800, 0);
 /// Longest mailbox (RFC 5321).
 const MAILBOX_MAX_BYTES: usize = 254;
 /// Longest device token: a longer one does not fit an index entry of the database.
@@ -59,6 +62,13 @@ impl Violations {
     pub fn patient_id(&mut self, field: &str, text: &str) -> Option<PatientId> {
         self.opaque(field, text);
         PatientId::parse(text)
+    }
+
+    /// A notification's identifier; the nil UUID when it is faulty, which is noted.
+    pub fn notification_id(&mut self, field: &str, text: &str) -> NotificationId {
+        let id = Uuid::try_parse(text);
+        self.require(id.is_ok(), field, "must be a UUID, as Send answered it");
+        NotificationId(id.unwrap_or_default())
     }
 
     /// A word of the contract that may be left out; `None` also for an unknown

@@ -121,6 +121,13 @@ impl NotificationId {
     pub fn for_request(caller: &str, idempotency_key: &str) -> Self {
         Self(derive("request", &[caller.as_bytes(), idempotency_key.as_bytes()]))
     }
+
+    /// What a caller says of this notification, in a word: the same said again is the
+    /// same update.
+    #[must_use]
+    pub fn update_id(self, caller: &str, word: &str) -> String {
+        derive("update", &[caller.as_bytes(), self.0.as_bytes(), word.as_bytes()]).to_string()
+    }
 }
 
 impl DeliveryId {
@@ -162,6 +169,17 @@ mod tests {
     #[test]
     fn parts_do_not_run_into_each_other() {
         assert_ne!(NotificationId::for_request("ab", "c"), NotificationId::for_request("a", "bc"));
+    }
+
+    #[test]
+    fn an_update_is_told_apart_by_caller_notification_and_word() {
+        let id = NotificationId::for_request("portal", "key-1");
+        let first = id.update_id("portal", "read");
+        assert!(is_opaque(&first));
+        assert_eq!(first, id.update_id("portal", "read"));
+        assert_ne!(first, id.update_id("portal", "seen"));
+        assert_ne!(first, id.update_id("app", "read"));
+        assert_ne!(first, NotificationId::for_request("portal", "key-2").update_id("portal", "read"));
     }
 
     #[test]

@@ -116,3 +116,23 @@ pub struct NotificationUpdate {
     /// What became known.
     pub fact: Fact,
 }
+
+impl NotificationUpdate {
+    /// The record's key on the topic: the patient where the source knows whom it is
+    /// about, else what it names.
+    #[must_use]
+    pub fn key(&self) -> String {
+        if let Some(patient_id) = &self.patient_id {
+            return patient_id.as_str().to_owned();
+        }
+        match &self.fact {
+            Fact::Engaged { notification_id, .. } | Fact::Cancelled { notification_id } => {
+                notification_id.to_string()
+            }
+            Fact::Receipt { delivery: DeliveryRef::Id(delivery_id), .. } => delivery_id.to_string(),
+            Fact::Receipt { delivery: DeliveryRef::ProviderMessage(message_id), .. } => message_id.clone(),
+            Fact::Consent { recipient, .. } => recipient.clone(),
+            Fact::Unknown => self.update_id.clone(),
+        }
+    }
+}

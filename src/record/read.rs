@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::error::RecordError;
 use crate::domain::{
-    Channel, DeliveryId, NotificationId, PatientId, Purpose, QuietHours, Reason, RecipientId, Redacted,
-    Relation, State, Strategy, Urgency,
+    Channel, DeliveryId, Engagement, NotificationId, PatientId, Purpose, QuietHours, Reason, Receipt,
+    ReceiptStatus, RecipientId, Redacted, Relation, State, Strategy, Urgency,
 };
 
 /// Lines of the why-log that one answer has, at most.
@@ -45,6 +45,10 @@ pub struct NotificationView {
     pub expires_at: Timestamp,
     /// Last change.
     pub updated_at: Timestamp,
+    /// When its cancellation was recorded.
+    pub cancelled_at: Option<Timestamp>,
+    /// The most that its recipient is known to have done, and when.
+    pub engagement: Option<(Engagement, Timestamp)>,
     /// In the order in which channels are tried.
     pub deliveries: Vec<DeliveryView>,
     /// Oldest first.
@@ -76,6 +80,8 @@ pub struct DeliveryView {
     pub due_at: Option<Timestamp>,
     /// Last change.
     pub updated_at: Timestamp,
+    /// The receipt that decides.
+    pub receipt: Option<Receipt>,
 }
 
 /// One line of the why-log.
@@ -99,10 +105,10 @@ pub struct WhyLine {
 // deliveries' ids follow from the notification's.
 const NOTIFICATION: &str = "
 SELECT n.patient_id, n.purpose, n.urgency, n.strategy, n.state, n.reason, n.sequence, n.published_at, n.accepted_at,
-       n.expires_at, n.updated_at,
+       n.expires_at, n.updated_at, n.cancelled_at, n.engagement, n.engaged_at,
        d.delivery_id, d.channel AS d_channel, d.state AS d_state, d.reason AS d_reason, d.attempt,
        d.provider, d.provider_message_id, d.created_at AS d_created_at, d.first_attempt_at,
-       d.due_at, d.updated_at AS d_updated_at
+       d.due_at, d.updated_at AS d_updated_at, d.receipt, d.receipt_at
 FROM notification n
 LEFT JOIN delivery d ON d.delivery_id = ANY ($2) AND d.notification_id = n.notification_id
 WHERE n.notification_id = $1
@@ -155,6 +161,8 @@ fn notification_view(id: NotificationId, row: &Row) -> Result<NotificationView, 
         accepted_at: row.get("accepted_at"),
         expires_at: row.get("expires_at"),
         updated_at: row.get("updated_at"),
+        cancelled_at: row.get("cancelled_at"),
+        engagement: optional_word(row, "engagement", Engagement::parse)?.zip(row.get("engaged_at")),
         deliveries: Vec::new(),
         why: Vec::new(),
     })
@@ -173,6 +181,9 @@ fn delivery_view(row: &Row) -> Result<DeliveryView, RecordError> {
         first_attempt_at: row.get("first_attempt_at"),
         due_at: row.get("due_at"),
         updated_at: row.get("d_updated_at"),
+        receipt: optional_word(row, "receipt", ReceiptStatus::parse)?
+            .zip(row.get("receipt_at"))
+            .map(|(status, at)| Receipt { status, at }),
     })
 }
 
@@ -182,10 +193,7 @@ fn why_line(row: &Row) -> Result<WhyLine, RecordError> {
         step: row.get("step"),
         state: word(row, "state", State::parse)?,
         reason: word(row, "reason", Reason::parse)?,
-        channel: match row.get::<_, Option<&str>>("channel") {
-            Some(_) => Some(word(row, "channel", Channel::parse)?),
-            None => None,
-        },
+        channel: optional_word(row, "channel", Channel::parse)?,
         detail: row.get("detail"),
     })
 }
@@ -352,6 +360,15 @@ fn patient_id(row: &Row) -> Result<PatientId, RecordError> {
 /// A column that holds one of our words.
 fn word<T>(row: &Row, column: &'static str, parse: fn(&str) -> Option<T>) -> Result<T, RecordError> {
     parse(row.get(column)).ok_or_else(|| unknown(column))
+}
+
+/// The same of a column that may be null.
+fn optional_word<T>(
+    row: &Row,
+    column: &'static str,
+    parse: fn(&str) -> Option<T>,
+) -> Result<Option<T>, RecordError> {
+    row.get::<_, Option<&str>>(column).map(|text| parse(text).ok_or_else(|| unknown(column))).transpose()
 }
 
 fn unknown(column: &str) -> RecordError {

@@ -7,11 +7,11 @@ use anyhow::{Context as _, anyhow};
 use axum::Router;
 
 use super::{Context, Unavailable};
-use crate::api::{self, Front, Position, PublishError, Publisher, ServeError};
-use crate::domain::{NotificationRequested, Urgency};
+use crate::api::{self, Front, Outgoing, Position, PublishError, Publisher, ServeError};
+use crate::domain::{NotificationRequested, NotificationUpdate, Urgency};
 use crate::record::{migrate, pool};
 use crate::topic::encoder::{EncodeError, Encoder};
-use crate::topic::names::{NOTIFICATIONS, NOTIFICATIONS_BULK, Topic};
+use crate::topic::names::{NOTIFICATION_UPDATES, NOTIFICATIONS, NOTIFICATIONS_BULK, Topic};
 use crate::topic::producer::{ProduceError, Producer};
 
 /// Serves until the shutdown.
@@ -81,7 +81,7 @@ async fn check_schema(ctx: &Context) -> anyhow::Result<()> {
     }
 }
 
-/// Everything between a checked request and the broker's acknowledgement.
+/// Everything between a checked call and the broker's acknowledgement.
 struct Way {
     encoder: Encoder,
     producer: Producer,
@@ -94,20 +94,33 @@ fn publisher(ctx: &Context) -> anyhow::Result<Publisher> {
         producer: Producer::new(&ctx.config.kafka)?,
         topic_prefix: ctx.config.kafka.topic_prefix.clone(),
     });
-    Ok(Publisher::new(move |request| {
+    Ok(Publisher::new(move |what| {
         let way = Arc::clone(&way);
-        async move { way.publish(&request).await }
+        async move {
+            match what {
+                Outgoing::Request(request) => way.request(&request).await,
+                Outgoing::Update(update) => way.update(&update).await,
+            }
+        }
     }))
 }
 
 impl Way {
-    async fn publish(&self, request: &NotificationRequested) -> Result<Position, PublishError> {
+    async fn request(&self, request: &NotificationRequested) -> Result<Position, PublishError> {
         let topic = topic_of(request.urgency);
         let payload = self.encoder.notification(&topic, request).await.map_err(encode_fault)?;
+        self.publish(topic, request.patient_id.as_str(), &payload).await
+    }
+
+    async fn update(&self, update: &NotificationUpdate) -> Result<Position, PublishError> {
+        let payload = self.encoder.update(update).await.map_err(encode_fault)?;
+        self.publish(NOTIFICATION_UPDATES, &update.key(), &payload).await
+    }
+
+    async fn publish(&self, topic: Topic, key: &str, payload: &[u8]) -> Result<Position, PublishError> {
         let topic = topic.full_name(&self.topic_prefix);
-        let key = request.patient_id.as_str().as_bytes();
-        let (partition, offset) =
-            self.producer.send(&topic, Some(key), Some(&payload), &[]).await.map_err(produce_fault)?;
+        let sent = self.producer.send(&topic, Some(key.as_bytes()), Some(payload), &[]).await;
+        let (partition, offset) = sent.map_err(produce_fault)?;
         Ok(Position { topic, partition, offset })
     }
 }

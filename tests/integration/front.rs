@@ -28,7 +28,7 @@ pub(crate) async fn front(world: &World) -> (Process, Channel) {
     front_with(world, &[]).await
 }
 
-async fn front_with(world: &World, variables: &[(&str, &str)]) -> (Process, Channel) {
+pub(crate) async fn front_with(world: &World, variables: &[(&str, &str)]) -> (Process, Channel) {
     let mut process = world.process("app", variables);
     process.wait_for_log("front is listening", Duration::from_secs(30)).await;
     (process, connect(world).await)
@@ -38,7 +38,7 @@ async fn connect(world: &World) -> Channel {
     Endpoint::from_shared(format!("http://{}", world.config.app.listen)).unwrap().connect().await.unwrap()
 }
 
-fn wish(key: &str, number: u64) -> proto::NotificationServiceSendRequest {
+pub(crate) fn wish(key: &str, number: u64) -> proto::NotificationServiceSendRequest {
     proto::NotificationServiceSendRequest {
         idempotency_key: key.to_owned(),
         patient_id: patient(number).as_str().to_owned(),
@@ -47,31 +47,31 @@ fn wish(key: &str, number: u64) -> proto::NotificationServiceSendRequest {
     }
 }
 
-fn within<T>(timeout: Duration, message: T) -> Request<T> {
+pub(crate) fn within<T>(timeout: Duration, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
     request
 }
 
-fn of(sent: &proto::NotificationServiceSendResponse) -> proto::NotificationServiceGetRequest {
+pub(crate) fn of(sent: &proto::NotificationServiceSendResponse) -> proto::NotificationServiceGetRequest {
     proto::NotificationServiceGetRequest {
         notification_id: sent.notification_id.clone(),
         consistency_token: Some(sent.consistency_token.clone()),
     }
 }
 
-fn reason(status: &Status) -> String {
+pub(crate) fn reason(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
 
 /// Says that something is away, and when to come back.
-fn assert_away(status: &Status, reason_expected: &str) {
+pub(crate) fn assert_away(status: &Status, reason_expected: &str) {
     assert_eq!((status.code(), reason(status).as_str()), (Code::Unavailable, reason_expected), "{status}");
     let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
     assert!(retry.is_some_and(|delay| !delay.is_zero()), "a caller is told when to come back: {status}");
 }
 
-async fn until_state(
+pub(crate) async fn until_state(
     client: &mut NotificationServiceClient<Channel>,
     sent: &proto::NotificationServiceSendResponse,
     state: proto::State,

@@ -16,6 +16,7 @@ mod dead_letter_tools;
 mod dependency_away;
 mod evidence;
 mod front;
+mod front_updates;
 mod harness;
 mod holds;
 mod inbox_page;

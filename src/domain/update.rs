@@ -119,7 +119,7 @@ pub struct NotificationUpdate {
 
 impl NotificationUpdate {
     /// The record's key on the topic: the patient where the source knows whom it is
-    /// about, else what it names.
+    /// about, else what it names by an identifier of ours or of the portal.
     #[must_use]
     pub fn key(&self) -> String {
         if let Some(patient_id) = &self.patient_id {
@@ -130,9 +130,43 @@ impl NotificationUpdate {
                 notification_id.to_string()
             }
             Fact::Receipt { delivery: DeliveryRef::Id(delivery_id), .. } => delivery_id.to_string(),
-            Fact::Receipt { delivery: DeliveryRef::ProviderMessage(message_id), .. } => message_id.clone(),
             Fact::Consent { recipient, .. } => recipient.clone(),
-            Fact::Unknown => self.update_id.clone(),
+            // Nobody vouches for what a provider puts into its ids, and keys are not secret.
+            Fact::Receipt { delivery: DeliveryRef::ProviderMessage(_), .. } | Fact::Unknown => {
+                self.update_id.clone()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_the_patient_or_what_is_named_and_never_a_providers_word() {
+        let notification_id = NotificationId::for_request("portal", "key-1");
+        let delivery_id = DeliveryId::for_channel(notification_id, Channel::Sms);
+        let receipt = |delivery| Fact::Receipt { delivery, status: ReceiptStatus::Sent, code: None };
+        let recipient = "rcp-1".to_owned();
+        for (fact, key) in [
+            (Fact::Cancelled { notification_id }, notification_id.to_string()),
+            (Fact::Engaged { notification_id, engagement: Engagement::Read }, notification_id.to_string()),
+            (receipt(DeliveryRef::Id(delivery_id)), delivery_id.to_string()),
+            (receipt(DeliveryRef::ProviderMessage("jane@example.org".to_owned())), "upd-1".to_owned()),
+            (Fact::Consent { recipient, channel: None, purpose: None, granted: false }, "rcp-1".to_owned()),
+            (Fact::Unknown, "upd-1".to_owned()),
+        ] {
+            let mut update = NotificationUpdate {
+                update_id: "upd-1".to_owned(),
+                occurred_at: Timestamp::UNIX_EPOCH,
+                source: "portal".to_owned(),
+                patient_id: None,
+                fact,
+            };
+            assert_eq!(update.key(), key);
+            update.patient_id = PatientId::parse("pat-1");
+            assert_eq!(update.key(), "pat-1");
         }
     }
 }

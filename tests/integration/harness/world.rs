@@ -109,7 +109,10 @@ impl World {
             }
             kafka::until_served(&config.kafka).await;
         };
-        let (subjects, ()) = tokio::join!(schemas::apply(&config), topics);
+        // Setting up is not what a test is about: it has time.
+        let mut patient = config.clone();
+        patient.registry.timeout_ms = 15_000;
+        let (subjects, ()) = tokio::join!(schemas::apply(&patient), topics);
         subjects.expect("subjects");
 
         let pool = pool::pool(&config.postgres).expect("a pool");

@@ -1,7 +1,8 @@
 //! The gRPC front, and plain HTTP beside it on the same port.
 //!
 //! One file a service; [`error`] has the one match from what went wrong to what a
-//! caller is told, [`guard`] the bounds of every call. Health and reflection stand
+//! caller is told, [`guard`] the bounds of every call, [`webhooks`] what providers call,
+//! with bounds of its own. Health and reflection stand
 //! outside of those bounds: a probe must get its answer while calls are refused.
 
 use std::io;
@@ -29,6 +30,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::config;
+use crate::domain::NotificationUpdate;
 use crate::health::Health;
 use proto::notification_service_server::NotificationServiceServer;
 use proto::recipient_service_server::RecipientServiceServer;
@@ -46,6 +48,7 @@ pub mod recipient;
 mod tests;
 pub mod token;
 pub mod validate;
+pub mod webhooks;
 
 pub use publisher::{PublishError, Publisher};
 pub use token::Position;
@@ -69,8 +72,12 @@ const HEADERS_MAX_BYTES: u32 = 16 * 1024;
 pub struct Front {
     /// Address and bounds.
     pub config: config::App,
-    /// To the broker.
+    /// Requests, to the broker.
     pub publisher: Publisher,
+    /// What providers report, to the broker.
+    pub updates: Publisher<NotificationUpdate>,
+    /// `None`: Twilio does not report here.
+    pub twilio: Option<webhooks::Twilio>,
     /// To the database.
     pub pool: Pool,
     /// How far ahead a message may be scheduled.
@@ -167,6 +174,7 @@ pub async fn serve(front: Front) -> Result<Serving, ServeError> {
         .route("/", get(move || std::future::ready(page.clone())))
         .merge(open)
         .merge(services(&front))
+        .merge(webhooks::router(front.twilio, front.updates))
         .merge(front.extra_http.reset_fallback())
         .fallback(no_such_path);
 

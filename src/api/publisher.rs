@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use super::token::Position;
 use crate::domain::NotificationRequested;
 
-/// Why a request was not taken over.
+/// Why a record was not taken over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// No acknowledgement from the broker.
@@ -22,34 +22,39 @@ pub enum PublishError {
     Refused(String),
 }
 
-type Publish =
-    dyn Fn(NotificationRequested) -> BoxFuture<'static, Result<Position, PublishError>> + Send + Sync;
+type Publish<T> = dyn Fn(T) -> BoxFuture<'static, Result<Position, PublishError>> + Send + Sync;
 
-/// Publishes requests; the role decides how. Clones share one way.
-#[derive(Clone)]
-pub struct Publisher(Arc<Publish>);
+/// Publishes requests, or whatever else `T` is; the role decides how. Clones share
+/// one way.
+pub struct Publisher<T = NotificationRequested>(Arc<Publish<T>>);
 
-impl Publisher {
-    /// `publish` encodes a request, hands it to the broker under the patient's key,
-    /// and ends with the broker's acknowledgement (all in-sync replicas) or an error.
-    pub fn new<F>(publish: impl Fn(NotificationRequested) -> F + Send + Sync + 'static) -> Self
+impl<T> Publisher<T> {
+    /// `publish` encodes a record, hands it to the broker under its key, and ends
+    /// with the broker's acknowledgement (all in-sync replicas) or an error.
+    pub fn new<F>(publish: impl Fn(T) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Position, PublishError>> + Send + 'static,
     {
-        Self(Arc::new(move |request| Box::pin(publish(request))))
+        Self(Arc::new(move |record| Box::pin(publish(record))))
     }
 
-    /// Publishes one request; `Ok` only after the acknowledgement.
+    /// Publishes one record; `Ok` only after the acknowledgement.
     ///
     /// # Errors
     /// What the way to the broker says; after any error but `Refused` the record may
-    /// still arrive, which is harmless because its id follows from the request.
-    pub async fn publish(&self, request: NotificationRequested) -> Result<Position, PublishError> {
-        (self.0)(request).await
+    /// still arrive, which is harmless because its id follows from what it says.
+    pub async fn publish(&self, record: T) -> Result<Position, PublishError> {
+        (self.0)(record).await
     }
 }
 
-impl fmt::Debug for Publisher {
+impl<T> Clone for Publisher<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> fmt::Debug for Publisher<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Publisher")
     }

@@ -38,6 +38,8 @@ fn front(config: config::App, publisher: Publisher) -> Front {
     Front {
         config,
         publisher,
+        updates: Publisher::new(|_| async { Err(PublishError::Refused("no test needs it".to_owned())) }),
+        twilio: None,
         schedule_max: Duration::from_secs(366 * 86_400),
         pool: record::pool::pool(&postgres).unwrap(),
         extra_http: Router::new().route("/inbox", get(|| async { "inbox" })),

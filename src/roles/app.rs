@@ -7,11 +7,12 @@ use anyhow::{Context as _, anyhow};
 use axum::Router;
 
 use super::{Context, Unavailable};
+use crate::api::webhooks::Twilio;
 use crate::api::{self, Front, Position, PublishError, Publisher, ServeError};
-use crate::domain::{NotificationRequested, Urgency};
+use crate::domain::{DeliveryRef, Fact, NotificationRequested, NotificationUpdate, Urgency};
 use crate::record::{migrate, pool};
 use crate::topic::encoder::{EncodeError, Encoder};
-use crate::topic::names::{NOTIFICATIONS, NOTIFICATIONS_BULK, Topic};
+use crate::topic::names::{NOTIFICATION_UPDATES, NOTIFICATIONS, NOTIFICATIONS_BULK, Topic};
 use crate::topic::producer::{ProduceError, Producer};
 
 /// Serves until the shutdown.
@@ -34,9 +35,12 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
     if extra_http.has_routes() {
         links.insert(0, ("Inbox: what the sandbox providers were given".to_owned(), "/inbox".to_owned()));
     }
+    let way = Arc::new(Way::new(&ctx)?);
     let serving = api::serve(Front {
         config: ctx.config.app.clone(),
-        publisher: publisher(&ctx)?,
+        publisher: requests(&way),
+        updates: updates(&way),
+        twilio: Twilio::from_config(&ctx.config.sms),
         pool: pool::pool(&ctx.config.postgres)?,
         schedule_max: Duration::from_millis(ctx.config.plan.schedule_max_ms),
         extra_http,
@@ -88,27 +92,65 @@ struct Way {
     topic_prefix: String,
 }
 
-fn publisher(ctx: &Context) -> anyhow::Result<Publisher> {
-    let way = Arc::new(Way {
-        encoder: Encoder::new(&ctx.config.registry, &ctx.config.kafka.topic_prefix)?,
-        producer: Producer::new(&ctx.config.kafka)?,
-        topic_prefix: ctx.config.kafka.topic_prefix.clone(),
-    });
-    Ok(Publisher::new(move |request| {
+fn requests(way: &Arc<Way>) -> Publisher {
+    let way = Arc::clone(way);
+    Publisher::new(move |request| {
         let way = Arc::clone(&way);
-        async move { way.publish(&request).await }
-    }))
+        async move { way.request(&request).await }
+    })
+}
+
+fn updates(way: &Arc<Way>) -> Publisher<NotificationUpdate> {
+    let way = Arc::clone(way);
+    Publisher::new(move |update| {
+        let way = Arc::clone(&way);
+        async move { way.update(&update).await }
+    })
 }
 
 impl Way {
-    async fn publish(&self, request: &NotificationRequested) -> Result<Position, PublishError> {
+    fn new(ctx: &Context) -> anyhow::Result<Self> {
+        Ok(Self {
+            encoder: Encoder::new(&ctx.config.registry, &ctx.config.kafka.topic_prefix)?,
+            producer: Producer::new(&ctx.config.kafka)?,
+            topic_prefix: ctx.config.kafka.topic_prefix.clone(),
+        })
+    }
+
+    async fn request(&self, request: &NotificationRequested) -> Result<Position, PublishError> {
         let topic = topic_of(request.urgency);
         let payload = self.encoder.notification(&topic, request).await.map_err(encode_fault)?;
+        self.publish(&topic, request.patient_id.as_str(), &payload).await
+    }
+
+    async fn update(&self, update: &NotificationUpdate) -> Result<Position, PublishError> {
+        let payload = self.encoder.update(update).await.map_err(encode_fault)?;
+        self.publish(&NOTIFICATION_UPDATES, &key_of(update), &payload).await
+    }
+
+    async fn publish(&self, topic: &Topic, key: &str, payload: &[u8]) -> Result<Position, PublishError> {
         let topic = topic.full_name(&self.topic_prefix);
-        let key = request.patient_id.as_str().as_bytes();
+        let key = Some(key.as_bytes());
         let (partition, offset) =
-            self.producer.send(&topic, Some(key), Some(&payload), &[]).await.map_err(produce_fault)?;
+            self.producer.send(&topic, key, Some(payload), &[]).await.map_err(produce_fault)?;
         Ok(Position { topic, partition, offset })
+    }
+}
+
+/// What keeps the updates about one thing in order: the patient where it is known,
+/// else what it is about.
+fn key_of(update: &NotificationUpdate) -> String {
+    if let Some(patient_id) = &update.patient_id {
+        return patient_id.as_str().to_owned();
+    }
+    match &update.fact {
+        Fact::Receipt { delivery: DeliveryRef::Id(id), .. } => id.to_string(),
+        Fact::Receipt { delivery: DeliveryRef::ProviderMessage(id), .. } => id.clone(),
+        Fact::Engaged { notification_id, .. } | Fact::Cancelled { notification_id } => {
+            notification_id.to_string()
+        }
+        Fact::Consent { recipient, .. } => recipient.clone(),
+        Fact::Unknown => update.update_id.clone(),
     }
 }
 

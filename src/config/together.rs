@@ -146,11 +146,6 @@ const RULES: &[Together] = &[
         "a loopback address such as 127.0.0.1:9080, or true where a mesh authenticates callers",
     ),
     together(
-        &["sms.auth_token", "sms.status_callback_base_url"],
-        |c| c.sms.status_callback_base_url.is_empty() || !c.sms.auth_token.expose().is_empty(),
-        "an auth token with a callback address: callbacks are known by it",
-    ),
-    together(
         &["push.service_account_file", "push.base_url"],
         |c| !c.push.base_url.contains("googleapis.com") || !c.push.service_account_file.is_empty(),
         "a service account with Google's own address",

@@ -7,7 +7,8 @@ use std::time::Instant as Clock;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -144,6 +145,21 @@ async fn a_broker_that_is_away_is_told_in_time() {
     let begun = Clock::now();
     assert_eq!(silent.call(&DELIVERED).await, (503, true));
     assert!(begun.elapsed() < CALLBACK_MAX + Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let bench = Bench::new().await;
+    let mut socket = TcpStream::connect(bench.address).await.unwrap();
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: {FORM}\r\ncontent-length: 9\r\n{}: x\r\n\r\n",
+        twilio::SIGNATURE
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    assert!(bench.published().is_empty());
 }
 
 #[tokio::test]

@@ -330,7 +330,7 @@ async fn assert_topics_clean(stage: &Stage) {
             }
         }
     }
-    assert_eq!(letters, 8);
+    assert_eq!(letters, 12);
 }
 
 async fn assert_processes_clean(stage: &mut Stage) {

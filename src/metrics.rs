@@ -275,6 +275,13 @@ pub fn grpc_request(method: &'static str, code: &'static str, elapsed: Duration)
     }
 }
 
+/// One callback of a provider, by what came of it.
+pub fn webhook(provider: &'static str, result: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.webhooks.add(1, &[word("provider", provider), word("result", result)]);
+    }
+}
+
 /// Age of the record that has been in hand longest; zero: nothing is in hand.
 pub fn oldest_in_hand_age_ms(age_ms: u64) {
     if let Some(i) = INSTRUMENTS.get() {

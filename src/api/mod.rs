@@ -1,7 +1,8 @@
 //! The gRPC front, and plain HTTP beside it on the same port.
 //!
 //! One file a service; [`error`] has the one match from what went wrong to what a
-//! caller is told, [`guard`] the bounds of every call. Health and reflection stand
+//! caller is told, [`guard`] the bounds of every call, [`webhooks`] what providers call,
+//! with bounds of its own. Health and reflection stand
 //! outside of those bounds: a probe must get its answer while calls are refused.
 
 use std::io;
@@ -46,6 +47,7 @@ pub mod recipient;
 mod tests;
 pub mod token;
 pub mod validate;
+pub mod webhooks;
 
 pub use publisher::{Outgoing, PublishError, Publisher};
 pub use token::Position;
@@ -71,6 +73,8 @@ pub struct Front {
     pub config: config::App,
     /// To the broker.
     pub publisher: Publisher,
+    /// `None`: Twilio does not report here.
+    pub twilio: Option<webhooks::Twilio>,
     /// To the database.
     pub pool: Pool,
     /// How far ahead a message may be scheduled.
@@ -167,6 +171,7 @@ pub async fn serve(front: Front) -> Result<Serving, ServeError> {
         .route("/", get(move || std::future::ready(page.clone())))
         .merge(open)
         .merge(services(&front))
+        .merge(webhooks::router(front.twilio, front.publisher.clone()))
         .merge(front.extra_http.reset_fallback())
         .fallback(no_such_path);
 

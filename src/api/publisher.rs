@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::token::Position;
 use crate::domain::{NotificationRequested, NotificationUpdate};
 
-/// Why a request was not taken over.
+/// Why a record was not taken over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// No acknowledgement from the broker.

@@ -20,6 +20,7 @@ mod tests;
 
 pub use providers::{DeliverError, Fault, Providers};
 pub use render::{RenderError, Renderer};
+pub use twilio::CALLBACK_OVERRIDES as TWILIO_CALLBACK_OVERRIDES;
 
 use std::time::Duration;
 

@@ -18,6 +18,9 @@ use crate::domain::{DeliveryId, Reason, Redacted};
 /// A look-up reads at most this many pages of [`PAGE_SIZE`] messages.
 const PAGES_MAX: usize = 5;
 const PAGE_SIZE: &str = "200";
+/// What Twilio is to do when a callback is not taken: by itself it repeats one only when
+/// it could not connect.
+pub const CALLBACK_OVERRIDES: &str = "#rc=3&rp=5xx,ct,rt";
 /// Pause after a 429 that names none.
 const THROTTLE_DEFAULT: Duration = Duration::from_secs(1);
 
@@ -104,7 +107,7 @@ impl Twilio {
         let callback = self
             .status_callback_base_url
             .as_ref()
-            .map(|base| format!("{base}/webhooks/twilio/{}", message.delivery_id));
+            .map(|base| format!("{base}/webhooks/twilio/{}{CALLBACK_OVERRIDES}", message.delivery_id));
         let mut form = Vec::with_capacity(4);
         form.push(("To", message.address.expose().as_str()));
         form.push(("From", self.from_number.as_str()));

@@ -124,6 +124,7 @@ pub(super) struct Sides {
     pub(super) unavailable: Counter<u64>,
     pub(super) outbox_published: Counter<u64>,
     pub(super) grpc_requests: Histogram<f64>,
+    pub(super) webhooks: Counter<u64>,
 }
 
 impl Sides {
@@ -143,6 +144,12 @@ impl Sides {
                 "grpc_request_duration",
                 "gRPC calls by method and code",
                 &CALL_SECONDS,
+            ),
+            webhooks: counter(
+                meter,
+                "webhook_requests",
+                "{request}",
+                "Callbacks of providers by what came of them",
             ),
         }
     }

@@ -25,6 +25,7 @@ fn call_all() {
     outbox_published(7);
     due_claimed(8);
     grpc_request("NotificationService/Send", "OK", span);
+    webhook("twilio", "published");
     oldest_in_hand_age_ms(1500);
     queue(10, 4096);
 }
@@ -75,6 +76,7 @@ fn child() {
         "patient_notify_outbox_published_total 7",
         "patient_notify_due_claimed_total 8",
         r#"patient_notify_grpc_request_duration_seconds_count{code="OK",method="NotificationService/Send"} 1"#,
+        r#"patient_notify_webhook_requests_total{provider="twilio",result="published"} 1"#,
         "patient_notify_oldest_in_hand_age_seconds 1.5",
         "patient_notify_queue_records 10",
         "patient_notify_queue_bytes 4096",

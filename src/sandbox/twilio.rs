@@ -101,7 +101,7 @@ async fn create(
         .status_callback
         .as_deref()
         .and_then(|callback| callback.rsplit_once("/webhooks/twilio/"))
-        .and_then(|(_, id)| id.parse().ok());
+        .and_then(|(_, id)| id.split('#').next()?.parse().ok());
     let received =
         Received::new(Channel::Sms, sid, form.to, String::new(), &form.body).of_delivery(delivery_id);
     let answer = shown(&received, Some(&form.from));

@@ -35,4 +35,5 @@ mod the_stack_leaves_nothing;
 mod tools;
 mod topics_admin;
 mod updates;
+mod webhooks;
 mod writer_evolution;

@@ -63,6 +63,10 @@ impl Environment {
         let sandbox = Sandbox::start(sandbox_options(base, sandbox_dir)).await?;
         sandbox.apply_to(&mut config);
         config.kafka.bootstrap_servers.clone_from(&stack.brokers);
+        // A laptop or a shared runner may stand still for a while: that is no outage.
+        config.kafka.produce_timeout_ms = 60_000;
+        config.postgres.connect_timeout_ms = 15_000;
+        config.registry.timeout_ms = 15_000;
         config.registry.url.clone_from(&stack.registry_url);
         config.postgres.url = stack.postgres_url.clone().into();
         config.app.listen = format!("127.0.0.1:{}", base + 80);

@@ -231,7 +231,7 @@ impl Case {
         self.explain(standing.state, standing.reason, Some(channel));
         self.close();
         if failed(standing.state) && self.closed().is_none() && !self.expired {
-            self.revive();
+            self.revive(standing.reason);
             self.begin_next(standing.reason);
         }
         let (state, reason) = self.aggregate();
@@ -258,14 +258,17 @@ impl Case {
 
     /// What was called off because the recipient had been reached is wanted again:
     /// it turned out otherwise. It was never handed over, so it is not sent twice.
-    fn revive(&mut self) {
-        for leg in &mut self.legs {
-            let standing = &mut leg.standing;
-            if (standing.state, standing.reason) == (State::Cancelled, Reason::Reached) {
-                standing.state = State::Queued;
-                leg.due = Due::After(Duration::ZERO);
-                leg.changed = true;
+    fn revive(&mut self, because: Reason) {
+        for at in 0..self.legs.len() {
+            let leg = &mut self.legs[at];
+            if (leg.standing.state, leg.standing.reason) != (State::Cancelled, Reason::Reached) {
+                continue;
             }
+            (leg.standing.state, leg.standing.reason) = (State::Queued, because);
+            leg.due = Due::After(Duration::ZERO);
+            leg.changed = true;
+            let channel = leg.channel;
+            self.explain(State::Queued, because, Some(channel));
         }
     }
 

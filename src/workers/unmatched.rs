@@ -1,7 +1,7 @@
 //! Updates that came before what they are about: looked at again until they match
 //! or have waited long enough.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -15,6 +15,9 @@ use crate::record::{Applied, RecordError, Store, Update};
 const PAUSE: Duration = Duration::from_millis(500);
 /// Updates that one look takes.
 const LIMIT: usize = 200;
+/// How often those that have long expired are forgotten, and how many at once.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
+const PRUNE_LIMIT: usize = 10_000;
 /// A look that died is taken over after this long.
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -31,8 +34,13 @@ pub struct UnmatchedWorker {
 impl UnmatchedWorker {
     /// Runs until `shutdown`. A broken invariant cancels `fatal`.
     pub async fn run(self, shutdown: CancellationToken, fatal: CancellationToken) {
+        let mut pruned: Option<Instant> = None;
         while shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_some() {
-            match self.look().await {
+            let prunes = pruned.is_none_or(|at| at.elapsed() >= PRUNE_INTERVAL);
+            if prunes {
+                pruned = Some(Instant::now());
+            }
+            match self.look(prunes).await {
                 Ok(()) => {}
                 Err(error @ RecordError::Unavailable(_)) => {
                     metrics::unavailable("postgres");
@@ -47,10 +55,12 @@ impl UnmatchedWorker {
         }
     }
 
-    async fn look(&self) -> Result<(), RecordError> {
+    async fn look(&self, prunes: bool) -> Result<(), RecordError> {
+        if prunes {
+            self.store.prune_unmatched(PRUNE_LIMIT).await?;
+        }
         let due = self.store.unmatched_due(LIMIT, LEASE).await?;
         if due.is_empty() {
-            self.store.prune_unmatched(LIMIT).await?;
             return Ok(());
         }
         if let Err(error) = self.decoder.prepare(due.iter().map(|payload| payload.expose().as_slice())).await

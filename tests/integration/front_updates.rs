@@ -14,7 +14,9 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::front::{assert_away, front, front_with, of, reason, until_state, wish, within};
-use crate::harness::{BrokerProxy, RunningRole, World, eventually, receipt, recipient, sms_only};
+use crate::harness::{
+    BrokerProxy, RunningRole, World, eventually, ready, receipt, recipient, sms_only, stop,
+};
 use crate::tools::read_topic;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -24,18 +26,7 @@ type Client = NotificationServiceClient<tonic::transport::Channel>;
 type Sent = proto::NotificationServiceSendResponse;
 
 async fn roles(world: &World) -> [RunningRole; 2] {
-    let roles =
-        [world.role("consumer-notification", |_| {}), world.role("consumer-notification-update", |_| {})];
-    for role in &roles {
-        role.ready().await;
-    }
-    roles
-}
-
-async fn stop(roles: [RunningRole; 2]) {
-    for role in roles {
-        role.stop().await.unwrap();
-    }
+    ready(world, ["consumer-notification", "consumer-notification-update"]).await
 }
 
 fn cancel(sent: &Sent) -> proto::NotificationServiceCancelRequest {

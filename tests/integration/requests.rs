@@ -12,23 +12,13 @@ use patient_notify::record::recipients::ConsentUpsert;
 use patient_notify::sandbox::ChannelFaults;
 use patient_notify::topic::names::NOTIFICATIONS;
 
-use crate::harness::{RunningRole, World, eventually, recipient, request, sms_only, stays};
+use crate::harness::{RunningRole, World, eventually, ready, recipient, request, sms_only, stays, stop};
 
 const SOON: Duration = Duration::from_secs(30);
 
 /// The consumer and the worker, ready.
 async fn roles(world: &World) -> [RunningRole; 2] {
-    let roles = [world.role("consumer-notification", |_| {}), world.role("wrk-notifications", |_| {})];
-    for role in &roles {
-        role.ready().await;
-    }
-    roles
-}
-
-async fn stop(roles: [RunningRole; 2]) {
-    for role in roles {
-        role.stop().await.unwrap();
-    }
+    ready(world, ["consumer-notification", "wrk-notifications"]).await
 }
 
 fn consent(channel: Channel, purpose: Purpose, granted: bool) -> ConsentUpsert {

@@ -171,6 +171,8 @@ fn a_bounce_revives_what_an_arrival_had_called_off() {
     case.receive(delivery(Channel::Sms), word(ReceiptStatus::Bounced, 3));
     assert_eq!((case.legs[1].standing.state, case.legs[1].due), (State::Queued, Due::After(Duration::ZERO)));
     assert_eq!(states(&case), [State::Queued, State::Delivered, State::Queued]);
+    let why = case.why.last().unwrap();
+    assert_eq!((why.state, why.reason, why.channel), (State::Queued, Reason::Bounced, Some(Channel::Email)));
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub use news::{cancelled, consent, delivery_of, engaged, notification_of, receip
 pub use people::{contact, only, patient, recipient, request, result, results, sms_only};
 pub use process::Process;
 pub use proxy::{BrokerProxy, Proxy};
-pub use role::RunningRole;
+pub use role::{RunningRole, ready, stop};
 pub use stack::Addresses;
 pub use world::{Seen, World};
 

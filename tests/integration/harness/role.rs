@@ -9,7 +9,7 @@ use patient_notify::roles::{self, Context};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::eventually;
+use super::{World, eventually};
 
 /// How long a role may take until it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -77,5 +77,21 @@ impl RunningRole {
 impl Drop for RunningRole {
     fn drop(&mut self) {
         self.shutdown.cancel();
+    }
+}
+
+/// Starts roles of a world, and waits until each is ready.
+pub async fn ready<const N: usize>(world: &World, names: [&'static str; N]) -> [RunningRole; N] {
+    let roles = names.map(|name| world.role(name, |_| {}));
+    for role in &roles {
+        role.ready().await;
+    }
+    roles
+}
+
+/// Stops roles; each has to end without an error.
+pub async fn stop<const N: usize>(roles: [RunningRole; N]) {
+    for role in roles {
+        role.stop().await.unwrap();
     }
 }

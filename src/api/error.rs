@@ -1,10 +1,12 @@
 //! From what went wrong to what a caller is told.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
+use super::auth::Scope;
 use super::publisher::PublishError;
 use crate::metrics;
 use crate::record::RecordError;
@@ -23,6 +25,40 @@ pub enum ApiError {
     /// Fields of the request cannot be used; all of them are named.
     #[error("request is not valid: {}", sentence(.0))]
     Invalid(Vec<FieldViolation>),
+    /// Nobody is known by what the call carries.
+    #[error("caller is not authenticated: {0}")]
+    Unauthenticated(String),
+    /// The caller may not do this.
+    #[error("caller lacks the scope {0}")]
+    Forbidden(Scope),
+    /// The caller has had what it may have for now.
+    #[error("{limit} is used up")]
+    OverQuota {
+        /// Whose it is: the caller's name.
+        subject: String,
+        /// Which limit, with its size and unit.
+        limit: String,
+        /// When there is more.
+        retry_after: Duration,
+    },
+    /// It exists, and is another one than this call means.
+    #[error("{message}")]
+    Exists {
+        /// Stable reason.
+        reason: &'static str,
+        /// What differs, for people.
+        message: String,
+        /// What is there, for programs; no health information.
+        metadata: Vec<(&'static str, String)>,
+    },
+    /// What is there does not allow it; repeating the call does not help.
+    #[error("{message}")]
+    Precondition {
+        /// Stable reason.
+        reason: &'static str,
+        /// What stands against it, and what to do.
+        message: String,
+    },
     /// There is no such thing.
     #[error("{0} was not found")]
     NotFound(&'static str),
@@ -90,6 +126,11 @@ impl ApiError {
             Self::Publish(PublishError::Refused(_))
             | Self::Record(RecordError::Bug(_))
             | Self::Invalid(_)
+            | Self::Unauthenticated(_)
+            | Self::Forbidden(_)
+            | Self::OverQuota { .. }
+            | Self::Exists { .. }
+            | Self::Precondition { .. }
             | Self::NotFound(_)
             | Self::NotYetProcessed
             | Self::RecipientErased
@@ -98,9 +139,28 @@ impl ApiError {
         }
     }
 
+    /// What programs are told besides the reason.
+    fn metadata(&self) -> HashMap<String, String> {
+        match self {
+            Self::Forbidden(scope) => HashMap::from([("scope".to_owned(), scope.to_string())]),
+            Self::Exists { metadata, .. } => {
+                metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+            }
+            _ => HashMap::new(),
+        }
+    }
+
     fn disposition(&self) -> Disposition {
         match self {
             Self::Invalid(_) => Disposition::told(Code::InvalidArgument, "INVALID_REQUEST"),
+            Self::Unauthenticated(_) => Disposition::told(Code::Unauthenticated, "UNAUTHENTICATED"),
+            Self::Forbidden(_) => Disposition::told(Code::PermissionDenied, "SCOPE_MISSING"),
+            Self::OverQuota { retry_after, .. } => Disposition {
+                retry_after: Some(*retry_after),
+                ..Disposition::told(Code::ResourceExhausted, "QUOTA_EXCEEDED")
+            },
+            Self::Exists { reason, .. } => Disposition::told(Code::AlreadyExists, reason),
+            Self::Precondition { reason, .. } => Disposition::told(Code::FailedPrecondition, reason),
             Self::NotFound(_) => Disposition::told(Code::NotFound, "NOT_FOUND"),
             Self::NotYetProcessed => Disposition {
                 retry_after: Some(RETRY_AFTER),
@@ -139,13 +199,19 @@ impl ApiError {
         } else if told.code == Code::Internal {
             tracing::error!(error = %self, "call failed");
         }
-        let mut details = ErrorDetails::with_error_info(told.reason, DOMAIN, []);
+        let mut details = ErrorDetails::with_error_info(told.reason, DOMAIN, self.metadata());
         if told.retry_after.is_some() {
             details.set_retry_info(told.retry_after);
         }
         let message = told.message.map_or_else(|| self.to_string(), str::to_owned);
-        if let Self::Invalid(violations) = self {
-            details.set_bad_request(violations);
+        match self {
+            Self::Invalid(violations) => {
+                details.set_bad_request(violations);
+            }
+            Self::OverQuota { subject, limit, .. } => {
+                details.add_quota_failure_violation(subject, limit);
+            }
+            _ => {}
         }
         Status::with_error_details(told.code, message, details)
     }
@@ -199,6 +265,23 @@ mod tests {
             assert_eq!(status.get_details_error_info().unwrap().reason, reason);
             assert!(status.get_details_retry_info().unwrap().retry_delay.is_some(), "{reason}");
         }
+    }
+
+    #[test]
+    fn what_is_refused_for_good_says_what_stands_against_it() {
+        let status = ApiError::Forbidden(Scope::OperationsAdmin).into_status();
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((status.code(), info.reason.as_str()), (Code::PermissionDenied, "SCOPE_MISSING"));
+        assert_eq!(info.metadata["scope"], "operations:admin");
+        let status = ApiError::OverQuota {
+            subject: "portal".into(),
+            limit: "100 calls a second".into(),
+            retry_after: Duration::from_secs(1),
+        }
+        .into_status();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.get_details_quota_failure().unwrap().violations[0].subject, "portal");
+        assert!(status.get_details_retry_info().is_some());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The gRPC front, and plain HTTP beside it on the same port.
 //!
-//! One file a service; [`error`] has the one match from what went wrong to what a
+//! One file a service; [`auth`] knows who calls and may do what, [`error`] has the one match from what went wrong to what a
 //! caller is told, [`guard`] the bounds of every call, [`webhooks`] what providers call,
 //! with bounds of its own. Health and reflection stand
 //! outside of those bounds: a probe must get its answer while calls are refused.
@@ -34,6 +34,7 @@ use crate::health::Health;
 use proto::notification_service_server::NotificationServiceServer;
 use proto::recipient_service_server::RecipientServiceServer;
 
+pub mod auth;
 pub mod convert;
 pub mod error;
 pub mod guard;

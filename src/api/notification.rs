@@ -9,12 +9,12 @@ use deadpool_postgres::Pool;
 use jiff::{SignedDuration, Timestamp};
 use tonic::{Request, Response, Status};
 
+use super::auth::Caller;
 use super::error::ApiError;
 use super::guard::Deadline;
 use super::proto;
 use super::publisher::Publisher;
 use super::token::{Awaited, Token};
-use super::validate::Violations;
 use crate::domain::NotificationId;
 use crate::record::read;
 
@@ -36,10 +36,8 @@ impl proto::notification_service_server::NotificationService for Notifications {
         request: Request<proto::NotificationServiceSendRequest>,
     ) -> Result<Response<proto::NotificationServiceSendResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let mut violations = Violations::default();
-        let caller = violations.caller(request.metadata());
-        let requested =
-            send::requested(request.into_inner(), caller, Timestamp::now(), self.schedule_max, violations)?;
+        let caller = Caller::of(&request)?.name;
+        let requested = send::requested(request.into_inner(), caller, Timestamp::now(), self.schedule_max)?;
         let id = NotificationId::for_request(&requested.caller, &requested.idempotency_key);
         let position =
             self.publisher.publish(requested, deadline.for_work()).await.map_err(ApiError::from)?;
@@ -72,9 +70,8 @@ impl proto::notification_service_server::NotificationService for Notifications {
         request: Request<proto::NotificationServiceCancelRequest>,
     ) -> Result<Response<proto::NotificationServiceCancelResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let mut violations = Violations::default();
-        let caller = violations.caller(request.metadata());
-        let update = update::cancelled(request.get_ref(), caller, Timestamp::now(), violations)?;
+        let caller = Caller::of(&request)?.name;
+        let update = update::cancelled(request.get_ref(), caller, Timestamp::now())?;
         let position = self.publisher.publish(update, deadline.for_work()).await.map_err(ApiError::from)?;
         Ok(Response::new(proto::NotificationServiceCancelResponse {
             consistency_token: Token { position, awaited: Awaited::Cancelled }.to_text(),
@@ -86,9 +83,8 @@ impl proto::notification_service_server::NotificationService for Notifications {
         request: Request<proto::NotificationServiceMarkReadRequest>,
     ) -> Result<Response<proto::NotificationServiceMarkReadResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let mut violations = Violations::default();
-        let caller = violations.caller(request.metadata());
-        let (update, engagement) = update::engaged(request.get_ref(), caller, Timestamp::now(), violations)?;
+        let caller = Caller::of(&request)?.name;
+        let (update, engagement) = update::engaged(request.get_ref(), caller, Timestamp::now())?;
         let position = self.publisher.publish(update, deadline.for_work()).await.map_err(ApiError::from)?;
         Ok(Response::new(proto::NotificationServiceMarkReadResponse {
             consistency_token: Token { position, awaited: Awaited::Engaged(engagement) }.to_text(),

@@ -1,6 +1,7 @@
 //! PostgreSQL: every SQL statement of the service lives here.
 
 mod aftermath;
+pub mod audit;
 mod cases;
 pub mod claim;
 pub mod conflict;
@@ -19,6 +20,7 @@ pub mod store;
 pub mod unmatched;
 pub mod updates;
 
+pub use audit::AuditEntry;
 pub use claim::{Claim, Claimed, FirstDelivery, Source};
 pub use conflict::Repeated;
 pub use due::{DueDelivery, DueLane};

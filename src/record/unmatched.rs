@@ -14,12 +14,16 @@ use crate::domain::{Fact, Redacted};
 
 /// First after a second, then twice as late each time, at most a minute apart, and
 /// at the end of its time. After that it is kept for people, and not looked at.
+///
+/// Rows are taken in one order, here and when they are forgotten: two batches with
+/// the same updates would block each other otherwise.
 const KEEP: &str = "
 INSERT INTO unmatched_update AS u (source, update_id, kind, notification_id, payload, next_look_at, expires_at)
 SELECT source, update_id, kind, notification_id, payload, now() + interval '1 second',
        now() + $6::bigint * interval '1 millisecond'
   FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::bytea[])
        AS i (source, update_id, kind, notification_id, payload)
+ ORDER BY source, update_id
 ON CONFLICT (source, update_id) DO UPDATE
    SET looks = u.looks + 1,
        next_look_at = CASE WHEN now() < u.expires_at
@@ -27,8 +31,15 @@ ON CONFLICT (source, update_id) DO UPDATE
 RETURNING source, update_id, next_look_at IS NULL AS expired";
 
 const FORGET: &str = "
-DELETE FROM unmatched_update u USING unnest($1::text[], $2::text[]) AS i (source, update_id)
- WHERE u.source = i.source AND u.update_id = i.update_id";
+WITH gone AS MATERIALIZED (
+    SELECT u.source, u.update_id
+      FROM unmatched_update u JOIN unnest($1::text[], $2::text[]) AS i (source, update_id)
+        ON u.source = i.source AND u.update_id = i.update_id
+     ORDER BY u.source, u.update_id
+       FOR UPDATE OF u
+)
+DELETE FROM unmatched_update u USING gone
+ WHERE u.source = gone.source AND u.update_id = gone.update_id";
 
 /// Taken for a while, so that several processes share them. One that comes back
 /// unsettled long after its time (its schema was removed) is given up.

@@ -24,8 +24,8 @@ pub(super) fn requested(
     caller: String,
     now: Timestamp,
     schedule_max: SignedDuration,
-    mut faults: Violations,
 ) -> Result<NotificationRequested, ApiError> {
+    let mut faults = Violations::default();
     faults.opaque("idempotency_key", &message.idempotency_key);
     let patient_id = faults.patient_id("patient_id", &message.patient_id);
     if let Some(recipient) = &message.recipient_id {
@@ -122,7 +122,7 @@ mod tests {
 
     fn check(message: proto::NotificationServiceSendRequest) -> Result<NotificationRequested, Vec<String>> {
         let year = SignedDuration::from_hours(366 * 24);
-        requested(message, "local".into(), now(), year, Violations::default()).map_err(|error| match error {
+        requested(message, "local".into(), now(), year).map_err(|error| match error {
             ApiError::Invalid(faults) => faults.into_iter().map(|fault| fault.field).collect(),
             other => panic!("{other}"),
         })

@@ -19,8 +19,8 @@ pub(super) fn cancelled(
     message: &proto::NotificationServiceCancelRequest,
     caller: String,
     now: Timestamp,
-    mut faults: Violations,
 ) -> Result<NotificationUpdate, ApiError> {
+    let mut faults = Violations::default();
     let notification_id = faults.notification_id("notification_id", &message.notification_id);
     faults.finish()?;
     Ok(update(caller, notification_id, CANCEL, now, Fact::Cancelled { notification_id }))
@@ -31,8 +31,8 @@ pub(super) fn engaged(
     message: &proto::NotificationServiceMarkReadRequest,
     caller: String,
     now: Timestamp,
-    mut faults: Violations,
 ) -> Result<(NotificationUpdate, Engagement), ApiError> {
+    let mut faults = Violations::default();
     let notification_id = faults.notification_id("notification_id", &message.notification_id);
     let engagement = faults.required_word("engagement", message.engagement, engagement_from);
     let occurred_at = faults.timestamp("occurred_at", message.occurred_at);
@@ -87,7 +87,7 @@ mod tests {
 
     fn cancel(text: &str, caller: &str, now: Timestamp) -> Result<NotificationUpdate, ApiError> {
         let message = proto::NotificationServiceCancelRequest { notification_id: text.to_owned() };
-        cancelled(&message, caller.to_owned(), now, Violations::default())
+        cancelled(&message, caller.to_owned(), now)
     }
 
     fn mark(
@@ -99,7 +99,7 @@ mod tests {
             engagement,
             occurred_at: occurred_at.map(timestamp_to),
         };
-        engaged(&message, "portal".to_owned(), now(), Violations::default())
+        engaged(&message, "portal".to_owned(), now())
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
             engagement: 0,
             occurred_at: Some(prost_types::Timestamp { seconds: 0, nanos: -1 }),
         };
-        let faults = engaged(&message, "portal".to_owned(), now(), Violations::default());
+        let faults = engaged(&message, "portal".to_owned(), now());
         assert_eq!(fields(faults), ["notification_id", "engagement", "occurred_at"]);
         assert_eq!(fields(mark(99, None)), ["engagement"]);
     }

@@ -1,0 +1,69 @@
+//! Every method of the contract: what it asks of its caller, and how long it lasts.
+
+use super::Scope;
+
+/// How a call runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One request, one answer, within the deadline of a call.
+    Unary,
+    /// A stream in either direction, with bounds of its own.
+    Stream,
+}
+
+/// A method of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Method {
+    /// Path of its requests; also its label on metrics.
+    pub path: &'static str,
+    /// What its caller needs.
+    pub scope: Scope,
+    /// How it runs.
+    pub kind: Kind,
+}
+
+const fn unary(path: &'static str, scope: Scope) -> Method {
+    Method { path, scope, kind: Kind::Unary }
+}
+
+/// All of them. A method that is not here is not served.
+pub const METHODS: &[Method] = &[
+    unary("/patientnotify.v1.NotificationService/Send", Scope::NotificationsSend),
+    unary("/patientnotify.v1.NotificationService/Get", Scope::NotificationsRead),
+    unary("/patientnotify.v1.NotificationService/Cancel", Scope::NotificationsSend),
+    unary("/patientnotify.v1.NotificationService/MarkRead", Scope::NotificationsEngage),
+    unary("/patientnotify.v1.RecipientService/Upsert", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/Get", Scope::RecipientsRead),
+];
+
+/// The method of a path.
+#[must_use]
+pub fn find(path: &str) -> Option<&'static Method> {
+    METHODS.iter().find(|method| method.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::proto;
+
+    #[test]
+    fn every_method_of_the_contract_is_here_and_no_other() {
+        let set = <prost_types::FileDescriptorSet as prost::Message>::decode(proto::DESCRIPTORS).unwrap();
+        let mut contract = Vec::new();
+        for file in set.file.iter().filter(|file| file.package() == "patientnotify.v1") {
+            for service in &file.service {
+                for rpc in &service.method {
+                    let path = format!("/patientnotify.v1.{}/{}", service.name(), rpc.name());
+                    let streams = rpc.client_streaming() || rpc.server_streaming();
+                    contract.push((path, if streams { Kind::Stream } else { Kind::Unary }));
+                }
+            }
+        }
+        let here: Vec<_> = METHODS.iter().map(|method| (method.path.to_owned(), method.kind)).collect();
+        contract.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut sorted = here;
+        sorted.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_eq!(sorted, contract);
+    }
+}

@@ -38,6 +38,7 @@ fn front(config: config::App, publisher: Publisher) -> Front {
     health.add_readiness("test", || Ok(()));
     Front {
         config,
+        auth: config::Config::from_defaults().auth,
         publisher,
         twilio: None,
         schedule_max: Duration::from_secs(366 * 86_400),

@@ -220,6 +220,15 @@ fn is_http_url(text: &str) -> bool {
     })
 }
 
+/// Is this an address of this machine?
+pub(crate) fn is_loopback_url(text: &str) -> bool {
+    let url = reqwest::Url::parse(text).ok();
+    url.as_ref().and_then(reqwest::Url::host_str).is_some_and(|host| {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    })
+}
+
 fn is_server(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);

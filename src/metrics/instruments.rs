@@ -124,6 +124,7 @@ pub(super) struct Sides {
     pub(super) unavailable: Counter<u64>,
     pub(super) outbox_published: Counter<u64>,
     pub(super) grpc_requests: Histogram<f64>,
+    pub(super) calls_refused: Counter<u64>,
     pub(super) webhooks: Counter<u64>,
 }
 
@@ -144,6 +145,12 @@ impl Sides {
                 "grpc_request_duration",
                 "gRPC calls by method and code",
                 &CALL_SECONDS,
+            ),
+            calls_refused: counter(
+                meter,
+                "calls_refused",
+                "{call}",
+                "gRPC calls that their caller may not make, by method and reason",
             ),
             webhooks: counter(
                 meter,

@@ -13,6 +13,7 @@ pub mod migrate;
 pub mod outbox;
 pub mod outcome;
 pub mod pool;
+pub mod quota;
 pub mod read;
 pub mod recipients;
 pub mod report;

@@ -37,6 +37,7 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
     }
     let serving = api::serve(Front {
         config: ctx.config.app.clone(),
+        auth: ctx.config.auth.clone(),
         publisher: publisher(&ctx)?,
         twilio: Twilio::from_config(&ctx.config.sms),
         pool: pool::pool(&ctx.config.postgres)?,
@@ -62,6 +63,7 @@ fn not_serving(error: ServeError) -> anyhow::Error {
         ServeError::Listen { .. } => anyhow::Error::new(error).context(Unavailable("the front's port")),
         ServeError::Address(_)
         | ServeError::NotLoopback(_)
+        | ServeError::Auth(_)
         | ServeError::Reflection(_)
         | ServeError::Transport(_)
         | ServeError::Task(_) => error.into(),

@@ -36,4 +36,5 @@ mod tools;
 mod topics_admin;
 mod updates;
 mod webhooks;
+mod who_may_call;
 mod writer_evolution;

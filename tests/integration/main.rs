@@ -15,6 +15,7 @@ mod bulk_lane;
 mod dead_letter_tools;
 mod dependency_away;
 mod evidence;
+mod examples;
 mod front;
 mod front_updates;
 mod harness;

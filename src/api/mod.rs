@@ -30,20 +30,28 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::config;
+use crate::deliver::Renderer;
 use crate::health::Health;
+use proto::appointment_service_server::AppointmentServiceServer;
+use proto::batch_service_server::BatchServiceServer;
 use proto::notification_service_server::NotificationServiceServer;
 use proto::recipient_service_server::RecipientServiceServer;
+use proto::template_service_server::TemplateServiceServer;
 
+pub mod appointment;
 pub mod auth;
+pub mod batch;
 pub mod convert;
 pub mod error;
 pub mod guard;
 mod index;
 pub mod mask;
 pub mod notification;
+pub mod page;
 pub mod proto;
 pub mod publisher;
 pub mod recipient;
+pub mod template;
 #[cfg(test)]
 mod tests;
 pub mod token;
@@ -54,7 +62,14 @@ pub use publisher::{Outgoing, PublishError, Publisher};
 pub use token::Position;
 
 /// Services whose health is told by name; the empty name is the whole server.
-const SERVICES: [&str; 3] = ["", "patientnotify.v1.NotificationService", "patientnotify.v1.RecipientService"];
+const SERVICES: [&str; 6] = [
+    "",
+    "patientnotify.v1.AppointmentService",
+    "patientnotify.v1.BatchService",
+    "patientnotify.v1.NotificationService",
+    "patientnotify.v1.RecipientService",
+    "patientnotify.v1.TemplateService",
+];
 /// How often the health service asks the probes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long open streams (health watches, reflection) may keep a stopping server:
@@ -80,6 +95,10 @@ pub struct Front {
     pub pool: Pool,
     /// How far ahead a message may be scheduled.
     pub schedule_max: Duration,
+    /// Reminders before the start, and after a confirmation.
+    pub appointments: config::Appointments,
+    /// Makes the words of messages.
+    pub renderer: Arc<Renderer>,
     /// More pages on the same port (the sandbox's inbox). It must not have the path
     /// `/`; its fallback is not used.
     pub extra_http: Router,
@@ -210,8 +229,18 @@ fn services(front: &Front) -> Router {
         schedule_max: SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX),
     };
     let recipients = recipient::Recipients { pool: front.pool.clone() };
+    let appointments = appointment::Appointments {
+        publisher: front.publisher.clone(),
+        pool: front.pool.clone(),
+        config: front.appointments.clone(),
+    };
+    let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
+    let templates = template::Templates { renderer: Arc::clone(&front.renderer) };
     Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
         .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))
+        .add_service(AppointmentServiceServer::new(appointments).max_decoding_message_size(max_bytes))
+        .add_service(BatchServiceServer::new(batches).max_decoding_message_size(max_bytes))
+        .add_service(TemplateServiceServer::new(templates).max_decoding_message_size(max_bytes))
         .into_axum_router()
         .reset_fallback()
         .route_layer(middleware::from_fn_with_state(

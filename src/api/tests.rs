@@ -41,6 +41,8 @@ fn front(config: config::App, publisher: Publisher) -> Front {
         publisher,
         twilio: None,
         schedule_max: Duration::from_secs(366 * 86_400),
+        appointments: Config::from_defaults().appointments,
+        renderer: Arc::new(Renderer::embedded(&Config::from_defaults().plan).unwrap()),
         pool: record::pool::pool(&postgres).unwrap(),
         extra_http: Router::new().route("/inbox", get(|| async { "inbox" })),
         links: vec![("Inbox".to_owned(), "/inbox".to_owned())],

@@ -23,6 +23,7 @@ pub struct Config {
     pub email: Email,
     pub push: Push,
     pub workers: Workers,
+    pub appointments: Appointments,
     pub app: App,
     pub metrics: Metrics,
     pub log: Log,
@@ -182,6 +183,14 @@ pub struct Workers {
     pub batch_max_rows: usize,
     pub in_flight_max: usize,
     pub unmatched_expiry_ms: u64,
+}
+
+/// `[appointments]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Appointments {
+    pub reminder_offsets_s: Vec<i32>,
+    pub confirmed_offset_max_s: i32,
 }
 
 /// `[app]`

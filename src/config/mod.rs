@@ -22,8 +22,8 @@ use draft::Draft;
 
 pub use fault::{ConfigFaults, Fault, Origin};
 pub use keys::{
-    App, Config, Email, Kafka, Log, Metrics, Plan, Postgres, Processor, Push, Registry, Retry, Secret,
-    Shutdown, Sms, Workers,
+    App, Appointments, Config, Email, Kafka, Log, Metrics, Plan, Postgres, Processor, Push, Registry, Retry,
+    Secret, Shutdown, Sms, Workers,
 };
 
 /// The defaults, and with them every key that exists.

@@ -74,7 +74,7 @@ bench: deps ## Drain rates, beside raw consume and COPY in the same run
 # --- Check: what a change must pass besides the tests ----------------------------
 
 .PHONY: check
-check: lint-fmt lint-scripts lint-proto lint-deny lint-clippy lint-doc lint-schemas ## Formats, lints, licences, contracts
+check: lint-fmt lint-scripts lint-proto lint-breaking lint-deny lint-clippy lint-doc lint-schemas ## Formats, lints, licences, contracts
 	@echo "check: all passed"
 
 .PHONY: check-deps
@@ -105,6 +105,11 @@ lint-deny: check-deps ## Licences, bans and sources of dependencies
 lint-proto: check-deps ## buf, on the gRPC contracts
 	@source scripts/tools-dir.sh && source tools/versions.env && \
 		BUF_CACHE_DIR="$$TOOLS_DIR/.cache" "$$TOOLS_DIR/buf-$$BUF_VERSION/bin/buf" lint
+
+.PHONY: lint-breaking
+lint-breaking: check-deps ## buf, on the gRPC contracts against the previous main
+	@source scripts/tools-dir.sh && source tools/versions.env && export BUF_CACHE_DIR="$$TOOLS_DIR/.cache" && \
+		scripts/protos-compatible.sh "$$TOOLS_DIR/buf-$$BUF_VERSION/bin/buf"
 
 .PHONY: lint-scripts
 lint-scripts: check-deps ## shellcheck

@@ -19,7 +19,6 @@ use axum::routing::get;
 use deadpool_postgres::Pool;
 use jiff::SignedDuration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -73,12 +72,14 @@ const SERVICES: [&str; 6] = [
 /// How often the health service asks the probes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long open streams (health watches, reflection) may keep a stopping server:
-/// every call has ended by then, because none lasts longer than [`guard::CALL_MAX`].
+/// every call has ended by then, because none lasts longer than [`guard::CALL_MAX`],
+/// and streams of ours are ended by [`guard::stream`].
 const STOP_MAX: Duration = guard::CALL_MAX.saturating_add(Duration::from_secs(1));
 /// A client that vanished is noticed after interval plus time-out.
 const HTTP2_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections are renewed, so that clients spread over new pods.
+/// Connections are renewed, so that clients spread over new pods. What is under way on
+/// an old one is finished: calls and streams have longest times of their own.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(1800);
 /// Bytes of one request's headers.
 const HEADERS_MAX_BYTES: u32 = 16 * 1024;
@@ -200,7 +201,7 @@ pub async fn serve(front: Front) -> Result<Serving, ServeError> {
     let task = tokio::spawn(run(
         listener,
         Routes::from(router).prepare(),
-        front.config.concurrency,
+        front.config.concurrency.saturating_add(front.config.streams_max),
         health,
         shutdown,
     ));
@@ -244,7 +245,11 @@ fn services(front: &Front) -> Router {
         .into_axum_router()
         .reset_fallback()
         .route_layer(middleware::from_fn_with_state(
-            Arc::new(Semaphore::new(front.config.concurrency)),
+            Arc::new(guard::Bounds::new(
+                front.config.concurrency,
+                front.config.streams_max,
+                front.shutdown.clone(),
+            )),
             guard::bound,
         ))
 }
@@ -269,7 +274,6 @@ async fn run(
         .http2_keepalive_timeout(Some(HTTP2_KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(HEADERS_MAX_BYTES)
         .max_connection_age(CONNECTION_AGE_MAX)
-        .max_connection_age_grace(STOP_MAX)
         .add_routes(routes)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),

@@ -201,6 +201,7 @@ pub struct App {
     pub allow_unauthenticated: bool,
     pub request_max_bytes: usize,
     pub concurrency: usize,
+    pub streams_max: usize,
 }
 
 /// `[metrics]`

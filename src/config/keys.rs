@@ -23,6 +23,7 @@ pub struct Config {
     pub email: Email,
     pub push: Push,
     pub workers: Workers,
+    pub appointments: Appointments,
     pub app: App,
     pub auth: Auth,
     pub metrics: Metrics,
@@ -185,6 +186,14 @@ pub struct Workers {
     pub unmatched_expiry_ms: u64,
 }
 
+/// `[appointments]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Appointments {
+    pub reminder_offsets_s: Vec<i32>,
+    pub confirmed_offset_max_s: i32,
+}
+
 /// `[app]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -193,6 +202,7 @@ pub struct App {
     pub allow_unauthenticated: bool,
     pub request_max_bytes: usize,
     pub concurrency: usize,
+    pub streams_max: usize,
 }
 
 /// `[auth]`

@@ -63,6 +63,7 @@ const SECOND_MS: i64 = 1000;
 const MINUTE_MS: i64 = 60 * SECOND_MS;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 const DAY_MS: i64 = 24 * HOUR_MS;
+const DAY_S: i64 = DAY_MS / SECOND_MS;
 const KIB: i64 = 1024;
 const MIB: i64 = 1024 * KIB;
 
@@ -157,10 +158,13 @@ pub(super) const RULES: &[Rule] = &[
     count("workers.batch_max_rows", 1, 10_000),
     count("workers.in_flight_max", 1, 100_000),
     ms("workers.unmatched_expiry_ms", 1_000, 30 * DAY_MS),
+    rule("appointments.reminder_offsets_s", Kind::Numbers(60, 90 * DAY_S, 10)),
+    rule("appointments.confirmed_offset_max_s", Kind::Number(0, 90 * DAY_S)),
     rule("app.listen", Kind::Listen),
     rule("app.allow_unauthenticated", Kind::Flag),
     count("app.request_max_bytes", KIB, 16 * MIB),
     count("app.concurrency", 1, 100_000),
+    count("app.streams_max", 1, 100_000),
     rule("auth.jwks_file", Kind::File).optional(),
     rule("auth.jwks_url", Kind::HttpUrl).optional(),
     rule("auth.token_issuer", Kind::Text(256)).optional(),

@@ -1,7 +1,10 @@
 //! PostgreSQL: every SQL statement of the service lives here.
 
 mod aftermath;
+pub mod appointments;
 pub mod audit;
+pub mod batch_rows;
+pub mod batches;
 mod cases;
 pub mod claim;
 pub mod conflict;

@@ -9,6 +9,7 @@ use axum::Router;
 use super::{Context, Unavailable};
 use crate::api::webhooks::Twilio;
 use crate::api::{self, Front, Outgoing, Position, PublishError, Publisher, ServeError};
+use crate::deliver::Renderer;
 use crate::domain::{NotificationRequested, NotificationUpdate, Urgency};
 use crate::record::{migrate, pool};
 use crate::topic::encoder::{EncodeError, Encoder};
@@ -42,6 +43,8 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
         twilio: Twilio::from_config(&ctx.config.sms),
         pool: pool::pool(&ctx.config.postgres)?,
         schedule_max: Duration::from_millis(ctx.config.plan.schedule_max_ms),
+        appointments: ctx.config.appointments.clone(),
+        renderer: Arc::new(Renderer::embedded(&ctx.config.plan)?),
         extra_http,
         links,
         health: Arc::clone(&ctx.health),

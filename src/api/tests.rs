@@ -39,7 +39,7 @@ fn front(config: config::App, publisher: Publisher) -> Front {
     Front {
         config,
         publisher,
-        twilio: None,
+        webhooks: webhooks::Webhooks::default(),
         schedule_max: Duration::from_secs(366 * 86_400),
         pool: record::pool::pool(&postgres).unwrap(),
         extra_http: Router::new().route("/inbox", get(|| async { "inbox" })),

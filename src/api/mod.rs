@@ -93,8 +93,8 @@ pub struct Front {
     pub auth: config::Auth,
     /// To the broker.
     pub publisher: Publisher,
-    /// `None`: Twilio does not report here.
-    pub twilio: Option<webhooks::Twilio>,
+    /// Who may tell it something by HTTP.
+    pub webhooks: webhooks::Webhooks,
     /// To the database.
     pub pool: Pool,
     /// How far ahead a message may be scheduled.
@@ -201,7 +201,7 @@ pub async fn serve(front: Front) -> Result<Serving, ServeError> {
         .route("/", get(move || std::future::ready(page.clone())))
         .merge(open)
         .merge(services(&front, &auth))
-        .merge(webhooks::router(front.twilio, front.publisher.clone()))
+        .merge(webhooks::router(front.webhooks, front.publisher.clone(), front.pool.clone()))
         .merge(front.extra_http.reset_fallback())
         .fallback(no_such_path);
 

@@ -41,7 +41,7 @@ fn front(config: config::App, publisher: Publisher) -> Front {
         config,
         auth: config::Config::from_defaults().auth,
         publisher,
-        twilio: None,
+        webhooks: webhooks::Webhooks::default(),
         schedule_max: Duration::from_secs(366 * 86_400),
         appointments: config::Config::from_defaults().appointments,
         renderer: Arc::new(Renderer::embedded(&config::Config::from_defaults().plan).unwrap()),

@@ -1,5 +1,6 @@
 //! PostgreSQL: every SQL statement of the service lives here.
 
+pub mod addressees;
 mod aftermath;
 pub mod appointments;
 pub mod audit;

@@ -18,6 +18,7 @@ pub mod outcome;
 pub mod pool;
 pub mod read;
 pub mod recipients;
+pub mod reminders;
 pub mod report;
 pub mod store;
 pub mod unmatched;

@@ -27,7 +27,7 @@ use crate::topic::producer::Producer;
 /// that could not be published is looked at again.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(1);
 /// What is left of a lease for writing down how its reminders ended.
-const RECORD_TIME: Duration = Duration::from_secs(20);
+const RECORD_TIME: Duration = Duration::from_secs(5);
 /// A turn ends within a publish and this time for a few statements; one that lasts
 /// longer hangs.
 const TURN_TIME: Duration = Duration::from_secs(120);

@@ -144,7 +144,7 @@ async fn a_batch_is_made_filled_and_steered() {
     refused(&client.pause(pause()).await.unwrap_err(), Code::FailedPrecondition, "BATCH_STATE");
     assert_eq!(
         world.count("audit WHERE subject_kind = 'batch'").await,
-        8,
+        9,
         "a line for each change and upload"
     );
     empty_and_listed(&mut client).await;

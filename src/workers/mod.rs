@@ -2,4 +2,5 @@
 
 pub mod due;
 pub mod relay;
+pub mod reminders;
 pub mod unmatched;

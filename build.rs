@@ -7,14 +7,19 @@ use prost::Message as _;
 
 /// Messages that carry health information: no derived `Debug`, so that they cannot
 /// slip into a log line.
-const SENSITIVE: [&str; 3] = [
+const SENSITIVE: [&str; 5] = [
     ".patientnotify.v1.NotificationServiceSendRequest",
     ".patientnotify.v1.RecipientServiceUpsertRequest",
     ".patientnotify.v1.ContactPoint",
+    ".patientnotify.v1.DeadLetter",
+    ".patientnotify.v1.OperationsServiceListDeadLettersResponse",
 ];
 
-const FILES: [&str; 2] =
-    ["patientnotify/v1/notification_service.proto", "patientnotify/v1/recipient_service.proto"];
+const FILES: [&str; 3] = [
+    "patientnotify/v1/notification_service.proto",
+    "patientnotify/v1/operations_service.proto",
+    "patientnotify/v1/recipient_service.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

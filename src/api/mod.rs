@@ -32,6 +32,7 @@ use tonic_health::server::HealthReporter;
 use crate::config;
 use crate::health::Health;
 use proto::notification_service_server::NotificationServiceServer;
+use proto::operations_service_server::OperationsServiceServer;
 use proto::recipient_service_server::RecipientServiceServer;
 
 pub mod auth;
@@ -41,6 +42,7 @@ pub mod guard;
 mod index;
 pub mod mask;
 pub mod notification;
+pub mod operations;
 pub mod proto;
 pub mod publisher;
 pub mod recipient;
@@ -54,7 +56,12 @@ pub use publisher::{Outgoing, PublishError, Publisher};
 pub use token::Position;
 
 /// Services whose health is told by name; the empty name is the whole server.
-const SERVICES: [&str; 3] = ["", "patientnotify.v1.NotificationService", "patientnotify.v1.RecipientService"];
+const SERVICES: [&str; 4] = [
+    "",
+    "patientnotify.v1.NotificationService",
+    "patientnotify.v1.OperationsService",
+    "patientnotify.v1.RecipientService",
+];
 /// How often the health service asks the probes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long open streams (health watches, reflection) may keep a stopping server:
@@ -78,6 +85,8 @@ pub struct Front {
     pub webhooks: webhooks::Webhooks,
     /// To the database.
     pub pool: Pool,
+    /// What operators look at.
+    pub operations: operations::Setup,
     /// How far ahead a message may be scheduled.
     pub schedule_max: Duration,
     /// More pages on the same port (the sandbox's inbox). It must not have the path
@@ -210,7 +219,9 @@ fn services(front: &Front) -> Router {
         schedule_max: SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX),
     };
     let recipients = recipient::Recipients { pool: front.pool.clone() };
+    let operations = operations::Operations::new(front.pool.clone(), front.operations.clone());
     Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
+        .add_service(OperationsServiceServer::new(operations).max_decoding_message_size(max_bytes))
         .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))
         .into_axum_router()
         .reset_fallback()

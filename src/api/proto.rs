@@ -28,4 +28,10 @@ macro_rules! opaque_debug {
         }
     )+};
 }
-opaque_debug!(NotificationServiceSendRequest, RecipientServiceUpsertRequest, ContactPoint);
+opaque_debug!(
+    NotificationServiceSendRequest,
+    RecipientServiceUpsertRequest,
+    ContactPoint,
+    DeadLetter,
+    OperationsServiceListDeadLettersResponse
+);

@@ -40,6 +40,7 @@ fn front(config: config::App, publisher: Publisher) -> Front {
         config,
         publisher,
         webhooks: webhooks::Webhooks::default(),
+        operations: operations::Setup::from_config(&config::Config::from_defaults()),
         schedule_max: Duration::from_secs(366 * 86_400),
         pool: record::pool::pool(&postgres).unwrap(),
         extra_http: Router::new().route("/inbox", get(|| async { "inbox" })),

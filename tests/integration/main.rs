@@ -24,6 +24,7 @@ mod inbound_texts;
 mod inbox_page;
 mod no_health_information_leaks;
 mod none_lost_none_doubled;
+mod operations;
 mod order_within_a_recipient;
 mod provider_faults;
 mod recipients;

@@ -32,6 +32,13 @@ pub const METHODS: &[Method] = &[
     unary("/patientnotify.v1.NotificationService/Get", Scope::NotificationsRead),
     unary("/patientnotify.v1.NotificationService/Cancel", Scope::NotificationsSend),
     unary("/patientnotify.v1.NotificationService/MarkRead", Scope::NotificationsEngage),
+    unary("/patientnotify.v1.OperationsService/GetLag", Scope::OperationsRead),
+    unary("/patientnotify.v1.OperationsService/ListDeadLetters", Scope::OperationsRead),
+    unary("/patientnotify.v1.OperationsService/ReplayDeadLetters", Scope::OperationsAdmin),
+    unary("/patientnotify.v1.OperationsService/ListProviders", Scope::OperationsRead),
+    unary("/patientnotify.v1.OperationsService/PauseChannel", Scope::OperationsAdmin),
+    unary("/patientnotify.v1.OperationsService/ResumeChannel", Scope::OperationsAdmin),
+    unary("/patientnotify.v1.OperationsService/GetProcessorState", Scope::OperationsRead),
     unary("/patientnotify.v1.RecipientService/Upsert", Scope::RecipientsWrite),
     unary("/patientnotify.v1.RecipientService/Get", Scope::RecipientsRead),
 ];

@@ -28,6 +28,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_web::GrpcWebLayer;
 
 use crate::config;
 use crate::health::Health;
@@ -36,6 +37,7 @@ use proto::operations_service_server::OperationsServiceServer;
 use proto::recipient_service_server::RecipientServiceServer;
 
 pub mod auth;
+pub mod browser;
 pub mod convert;
 pub mod error;
 pub mod guard;
@@ -210,7 +212,8 @@ async fn listen(config: &config::App) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
 
-/// The project's services behind their bounds.
+/// The project's services behind their bounds; from outside to inside: which pages may
+/// call, gRPC-Web, bounds.
 fn services(front: &Front) -> Router {
     let max_bytes = front.config.request_max_bytes;
     let notifications = notification::Notifications {
@@ -228,6 +231,11 @@ fn services(front: &Front) -> Router {
         .route_layer(middleware::from_fn_with_state(
             Arc::new(Semaphore::new(front.config.concurrency)),
             guard::bound,
+        ))
+        .route_layer(GrpcWebLayer::new())
+        .route_layer(middleware::from_fn_with_state(
+            browser::Origins::parse(&front.config.browser_origins),
+            browser::admit,
         ))
 }
 

@@ -23,6 +23,7 @@ fn app(listen: &str) -> config::App {
         allow_unauthenticated: false,
         request_max_bytes: 64 * 1024,
         concurrency: 8,
+        browser_origins: String::new(),
     }
 }
 

@@ -200,6 +200,7 @@ pub struct App {
     pub allow_unauthenticated: bool,
     pub request_max_bytes: usize,
     pub concurrency: usize,
+    pub browser_origins: String,
 }
 
 /// `[metrics]`

@@ -167,6 +167,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("app.allow_unauthenticated", Kind::Flag),
     count("app.request_max_bytes", KIB, 16 * MIB),
     count("app.concurrency", 1, 100_000),
+    rule("app.browser_origins", Kind::Origins).optional(),
     rule("metrics.listen", Kind::Listen),
     rule("log.format", Kind::Word(&["human", "json"])),
     rule("log.filter", Kind::LogFilter),

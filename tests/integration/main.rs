@@ -18,6 +18,7 @@ mod email_events;
 mod evidence;
 mod front;
 mod front_updates;
+mod grpc_web;
 mod harness;
 mod holds;
 mod inbound_texts;

@@ -27,6 +27,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_web::GrpcWebLayer;
 
 use crate::config;
 use crate::deliver::Renderer;
@@ -35,18 +36,21 @@ use auth::{Auth, Tls};
 use proto::appointment_service_server::AppointmentServiceServer;
 use proto::batch_service_server::BatchServiceServer;
 use proto::notification_service_server::NotificationServiceServer;
+use proto::operations_service_server::OperationsServiceServer;
 use proto::recipient_service_server::RecipientServiceServer;
 use proto::template_service_server::TemplateServiceServer;
 
 pub mod appointment;
 pub mod auth;
 pub mod batch;
+pub mod browser;
 pub mod convert;
 pub mod error;
 pub mod guard;
 mod index;
 pub mod mask;
 pub mod notification;
+pub mod operations;
 pub mod page;
 pub mod proto;
 pub mod publisher;
@@ -62,11 +66,12 @@ pub use publisher::{Outgoing, PublishError, Publisher};
 pub use token::Position;
 
 /// Services whose health is told by name; the empty name is the whole server.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "",
     "patientnotify.v1.AppointmentService",
     "patientnotify.v1.BatchService",
     "patientnotify.v1.NotificationService",
+    "patientnotify.v1.OperationsService",
     "patientnotify.v1.RecipientService",
     "patientnotify.v1.TemplateService",
 ];
@@ -97,6 +102,8 @@ pub struct Front {
     pub webhooks: webhooks::Webhooks,
     /// To the database.
     pub pool: Pool,
+    /// What operators look at.
+    pub operations: operations::Setup,
     /// How far ahead a message may be scheduled.
     pub schedule_max: Duration,
     /// Reminders before the start, and after a confirmation.
@@ -238,7 +245,8 @@ async fn listen(config: &config::App, auth: &Auth) -> Result<TcpListener, ServeE
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
 
-/// The project's services behind their bounds.
+/// The project's services behind their bounds; from outside to inside: which pages may
+/// call, gRPC-Web, bounds, who calls.
 fn services(front: &Front, auth: &Arc<Auth>) -> Router {
     let max_bytes = front.config.request_max_bytes;
     let notifications = notification::Notifications {
@@ -254,7 +262,9 @@ fn services(front: &Front, auth: &Arc<Auth>) -> Router {
     };
     let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
     let templates = template::Templates { renderer: Arc::clone(&front.renderer) };
+    let operations = operations::Operations::new(front.pool.clone(), front.operations.clone());
     Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
+        .add_service(OperationsServiceServer::new(operations).max_decoding_message_size(max_bytes))
         .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))
         .add_service(AppointmentServiceServer::new(appointments).max_decoding_message_size(max_bytes))
         .add_service(BatchServiceServer::new(batches).max_decoding_message_size(max_bytes))
@@ -269,6 +279,11 @@ fn services(front: &Front, auth: &Arc<Auth>) -> Router {
                 front.shutdown.clone(),
             )),
             guard::bound,
+        ))
+        .route_layer(GrpcWebLayer::new())
+        .route_layer(middleware::from_fn_with_state(
+            browser::Origins::parse(&front.config.browser_origins),
+            browser::admit,
         ))
 }
 

@@ -32,3 +32,4 @@ opaque_debug!(NotificationServiceSendRequest, RecipientServiceUpsertRequest, Con
 opaque_debug!(TemplateServicePreviewRequest, SmsPreview, EmailPreview, PushPreview);
 opaque_debug!(AppointmentServicePutRequest, Appointment);
 opaque_debug!(BatchServiceCreateRequest, BatchRow, BatchCsv);
+opaque_debug!(DeadLetter, OperationsServiceListDeadLettersResponse);

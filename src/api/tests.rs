@@ -11,7 +11,6 @@ use tonic_types::StatusExt as _;
 use super::proto::notification_service_client::NotificationServiceClient;
 use super::token::{Awaited, Token};
 use super::*;
-use crate::config::Config;
 use crate::domain::{Engagement, NotificationId};
 use crate::record;
 
@@ -25,6 +24,7 @@ fn app(listen: &str) -> config::App {
         request_max_bytes: 64 * 1024,
         concurrency: 8,
         streams_max: 2,
+        browser_origins: String::new(),
     }
 }
 
@@ -43,6 +43,7 @@ fn front(config: config::App, publisher: Publisher) -> Front {
         auth: config::Config::from_defaults().auth,
         publisher,
         webhooks: webhooks::Webhooks::default(),
+        operations: operations::Setup::from_config(&config::Config::from_defaults()),
         schedule_max: Duration::from_secs(366 * 86_400),
         appointments: config::Config::from_defaults().appointments,
         renderer: Arc::new(Renderer::embedded(&config::Config::from_defaults().plan).unwrap()),

@@ -211,6 +211,7 @@ pub struct App {
     pub request_max_bytes: usize,
     pub concurrency: usize,
     pub streams_max: usize,
+    pub browser_origins: String,
 }
 
 /// `[auth]`

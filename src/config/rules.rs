@@ -171,6 +171,7 @@ pub(super) const RULES: &[Rule] = &[
     count("app.request_max_bytes", KIB, 16 * MIB),
     count("app.concurrency", 1, 100_000),
     count("app.streams_max", 1, 100_000),
+    rule("app.browser_origins", Kind::Origins).optional(),
     rule("auth.jwks_file", Kind::File).optional(),
     rule("auth.jwks_url", Kind::HttpUrl).optional(),
     rule("auth.token_issuer", Kind::Text(256)).optional(),

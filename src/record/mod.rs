@@ -16,6 +16,7 @@ pub mod folded;
 pub mod migrate;
 pub mod outbox;
 pub mod outcome;
+pub mod pauses;
 pub mod pool;
 pub mod quota;
 pub mod read;

@@ -41,6 +41,7 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
         auth: ctx.config.auth.clone(),
         publisher: publisher(&ctx)?,
         webhooks: Webhooks::from_config(&ctx.config),
+        operations: api::operations::Setup::from_config(&ctx.config),
         pool: pool::pool(&ctx.config.postgres)?,
         schedule_max: Duration::from_millis(ctx.config.plan.schedule_max_ms),
         appointments: ctx.config.appointments.clone(),

@@ -7,8 +7,9 @@ use prost::Message as _;
 
 /// Messages that carry health information: no derived `Debug`, so that they cannot
 /// slip into a log line.
-const SENSITIVE: [&str; 3] = [
+const SENSITIVE: [&str; 4] = [
     ".patientnotify.v1.NotificationServiceSendRequest",
+    ".patientnotify.v1.NotificationServiceSendManyRequest",
     ".patientnotify.v1.RecipientServiceUpsertRequest",
     ".patientnotify.v1.ContactPoint",
 ];

@@ -81,6 +81,8 @@ pub struct Front {
     pub pool: Pool,
     /// How far ahead a message may be scheduled.
     pub schedule_max: Duration,
+    /// More that is needed to tell of notifications.
+    pub notifications: Arc<notification::Means>,
     /// More pages on the same port (the sandbox's inbox). It must not have the path
     /// `/`; its fallback is not used.
     pub extra_http: Router,
@@ -205,11 +207,13 @@ async fn listen(config: &config::App) -> Result<TcpListener, ServeError> {
 /// The project's services behind their bounds.
 fn services(front: &Front) -> Router {
     let max_bytes = front.config.request_max_bytes;
-    let notifications = notification::Notifications {
-        publisher: front.publisher.clone(),
-        pool: front.pool.clone(),
-        schedule_max: SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX),
-    };
+    let schedule_max = SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX);
+    let notifications = notification::Notifications::new(
+        front.publisher.clone(),
+        front.pool.clone(),
+        schedule_max,
+        Arc::clone(&front.notifications),
+    );
     let recipients = recipient::Recipients { pool: front.pool.clone() };
     Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
         .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))

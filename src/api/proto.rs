@@ -28,4 +28,9 @@ macro_rules! opaque_debug {
         }
     )+};
 }
-opaque_debug!(NotificationServiceSendRequest, RecipientServiceUpsertRequest, ContactPoint);
+opaque_debug!(
+    NotificationServiceSendRequest,
+    NotificationServiceSendManyRequest,
+    RecipientServiceUpsertRequest,
+    ContactPoint
+);

@@ -11,9 +11,14 @@ use tonic_types::StatusExt as _;
 use super::proto::notification_service_client::NotificationServiceClient;
 use super::token::{Awaited, Token};
 use super::*;
+use crate::decode::Decoder;
 use crate::domain::{Engagement, NotificationId};
+use crate::plan::Settings;
 use crate::record;
+use crate::topic::progress::Progress;
 
+/// Where requests lie.
+const TOPIC: &str = "pat.notifications.v1";
 /// A port of this machine that nobody listens on.
 const NOWHERE: &str = "postgres://nobody@127.0.0.1:1/none";
 
@@ -24,6 +29,8 @@ fn app(listen: &str) -> config::App {
         request_max_bytes: 64 * 1024,
         concurrency: 8,
         streams_max: 2,
+        recent_keys_max: 100,
+        watch_heartbeat_ms: 1_000,
     }
 }
 
@@ -42,11 +49,27 @@ fn front(config: config::App, publisher: Publisher) -> Front {
         publisher,
         twilio: None,
         schedule_max: Duration::from_secs(366 * 86_400),
+        notifications: Arc::new(means()),
         pool: record::pool::pool(&postgres).unwrap(),
         extra_http: Router::new().route("/inbox", get(|| async { "inbox" })),
         links: vec![("Inbox".to_owned(), "/inbox".to_owned())],
         health,
         shutdown: CancellationToken::new(),
+    }
+}
+
+/// Of a broker and a registry that nobody asks.
+fn means() -> notification::Means {
+    let config = config::Config::from_defaults();
+    notification::Means {
+        progress: Progress::new(&config.kafka),
+        hub: notification::Hub::new(&config.kafka, Decoder::new(&config.registry, 1024).unwrap()),
+        quiet_hours: notification::QuietDefaults {
+            hours: Settings::new(&config.plan).unwrap().quiet_hours,
+            time_zone: config.plan.default_time_zone,
+        },
+        heartbeat: Duration::from_secs(1),
+        recent_keys_max: 100,
     }
 }
 
@@ -59,7 +82,7 @@ fn accepting() -> Publisher {
         };
         assert_eq!(caller, "local");
         let offset = next.fetch_add(1, Ordering::Relaxed) as i64;
-        async move { Ok(Position { topic: "t".to_owned(), partition: 3, offset }) }
+        async move { Ok(Position { topic: TOPIC.to_owned(), partition: 3, offset }) }
     })
 }
 
@@ -107,7 +130,7 @@ async fn the_same_key_is_answered_with_the_same_id() {
     assert_eq!(first.notification_id, again.notification_id);
     assert_ne!(first.notification_id, other.notification_id);
     let token = Token::from_text(&other.consistency_token).unwrap();
-    assert_eq!(token.position, Position { topic: "t".to_owned(), partition: 3, offset: 2 });
+    assert_eq!(token.position, Position { topic: TOPIC.to_owned(), partition: 3, offset: 2 });
     assert_eq!(token.awaited, Awaited::Notification);
 }
 

@@ -193,6 +193,8 @@ pub struct App {
     pub request_max_bytes: usize,
     pub concurrency: usize,
     pub streams_max: usize,
+    pub recent_keys_max: usize,
+    pub watch_heartbeat_ms: u64,
 }
 
 /// `[metrics]`

@@ -162,6 +162,8 @@ pub(super) const RULES: &[Rule] = &[
     count("app.request_max_bytes", KIB, 16 * MIB),
     count("app.concurrency", 1, 100_000),
     count("app.streams_max", 1, 100_000),
+    count("app.recent_keys_max", 0, 10_000_000),
+    ms("app.watch_heartbeat_ms", 100, 10 * MINUTE_MS),
     rule("metrics.listen", Kind::Listen),
     rule("log.format", Kind::Word(&["human", "json"])),
     rule("log.filter", Kind::LogFilter),

@@ -37,7 +37,9 @@ fn case(strategy: super::Strategy, legs: Vec<Leg>) -> Case {
         state: legs[0].standing.state,
         reason: Reason::DueNow,
         sequence: 1,
+        caller: None,
         cancelled: false,
+        cancelled_by: None,
         engagement: None,
         expired: false,
         legs,
@@ -125,17 +127,17 @@ fn a_claim_that_was_lost_records_nothing() {
 #[test]
 fn cancelling_stops_what_waits_and_what_would_be_tried_again() {
     let mut held = in_order(State::Held);
-    assert!(held.cancel() && !held.cancel());
+    assert!(held.cancel("scheduling") && !held.cancel("scheduling"));
     assert_eq!((held.state, held.legs[0].due), (State::Cancelled, Due::Never));
 
     let mut flying = in_order(State::Dispatching);
-    assert!(flying.cancel());
+    assert!(flying.cancel("scheduling"));
     assert_eq!(flying.state, State::Dispatching);
     flying.record(delivery(Channel::Sms), own(State::TemporaryFailure, Reason::ProviderError));
     assert_eq!((flying.state, flying.legs.len()), (State::Cancelled, 1));
 
     let mut sent = in_order(State::Delivered);
-    assert!(!sent.cancel(), "it has arrived");
+    assert!(!sent.cancel("scheduling"), "it has arrived");
     sent.receive(delivery(Channel::Sms), word(ReceiptStatus::Bounced, 1));
     assert_eq!((sent.state, sent.legs.len()), (State::PermanentFailure, 1), "and is not wanted any more");
 }
@@ -220,7 +222,7 @@ proptest! {
         let mut case = in_order(State::Sent);
         for (number, (status, second, which)) in news.iter().enumerate() {
             if number == cancel_at.index(24) {
-                case.cancel();
+                case.cancel("scheduling");
             }
             let which = case.legs[which.index(case.legs.len())].delivery_id;
             case.receive(which, word(*status, *second));

@@ -32,6 +32,9 @@ pub enum ApiError {
     /// Nobody is known by what the call carries.
     #[error("caller is not authenticated: {0}")]
     Unauthenticated(String),
+    /// What proves who calls cannot be checked now.
+    #[error("the keys that callers are checked with are away; come back later")]
+    KeysAway,
     /// The caller may not do this.
     #[error("caller lacks the scope {0}")]
     Forbidden(Scope),
@@ -158,6 +161,7 @@ impl ApiError {
                 Some("registry")
             }
             Self::Record(RecordError::Unavailable(_)) => Some("postgres"),
+            Self::KeysAway => Some("token_keys"),
             Self::Publish(PublishError::Refused(_))
             | Self::Record(RecordError::Bug(_))
             | Self::Invalid(_)
@@ -192,6 +196,10 @@ impl ApiError {
         match self {
             Self::Invalid(_) => Disposition::told(Code::InvalidArgument, "INVALID_REQUEST"),
             Self::Unauthenticated(_) => Disposition::told(Code::Unauthenticated, "UNAUTHENTICATED"),
+            Self::KeysAway => Disposition {
+                retry_after: Some(RETRY_AFTER),
+                ..Disposition::told(Code::Unavailable, "KEYS_UNAVAILABLE")
+            },
             Self::Forbidden(_) => Disposition::told(Code::PermissionDenied, "SCOPE_MISSING"),
             Self::OverQuota { retry_after, .. } => Disposition {
                 retry_after: Some(*retry_after),
@@ -301,6 +309,7 @@ mod tests {
     fn what_passes_tells_when_to_come_back() {
         let passing = [
             (ApiError::NotYetProcessed, Code::Unavailable, "NOT_YET_PROCESSED"),
+            (ApiError::KeysAway, Code::Unavailable, "KEYS_UNAVAILABLE"),
             (ApiError::Overloaded, Code::ResourceExhausted, "OVERLOADED"),
             (WatchError::Broker("x".into()).into(), Code::Unavailable, "BROKER_UNAVAILABLE"),
             (WatchError::Lagged.into(), Code::Aborted, "WATCH_LAGGED"),

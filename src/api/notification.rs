@@ -20,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::auth::Caller;
+use super::auth::{Allowance, Caller};
 use super::error::ApiError;
 use super::guard::Deadline;
 use super::guard::stream::Stopping;
@@ -75,13 +75,16 @@ impl Notifications {
         &self,
         message: proto::NotificationServiceSendRequest,
         caller: &str,
+        allowance: &Allowance,
         until: Instant,
     ) -> Result<proto::NotificationServiceSendResponse, ApiError> {
         let requested = send::requested(message, caller.to_owned(), Timestamp::now(), self.schedule_max)?;
         let id = NotificationId::for_request(&requested.caller, &requested.idempotency_key);
         let print = self.recent.print(&requested);
         self.recent.check(id, &print)?;
+        let taken = allowance.take(1)?;
         let position = self.publisher.publish(requested, until).await?;
+        taken.keep();
         self.recent.remember(id, print);
         Ok(proto::NotificationServiceSendResponse {
             notification_id: id.to_string(),
@@ -120,8 +123,8 @@ impl proto::notification_service_server::NotificationService for Notifications {
         request: Request<proto::NotificationServiceSendRequest>,
     ) -> Result<Response<proto::NotificationServiceSendResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let caller = Caller::of(&request)?.name;
-        let sent = self.take_over(request.into_inner(), &caller, deadline.for_work()).await?;
+        let (caller, allowance) = (Caller::of(&request)?.name, Allowance::of(&request));
+        let sent = self.take_over(request.into_inner(), &caller, &allowance, deadline.for_work()).await?;
         Ok(Response::new(sent))
     }
 
@@ -130,9 +133,9 @@ impl proto::notification_service_server::NotificationService for Notifications {
         request: Request<Streaming<proto::NotificationServiceSendManyRequest>>,
     ) -> Result<Response<proto::NotificationServiceSendManyResponse>, Status> {
         let (deadline, stopping) = (Deadline::of(&request), Stopping::of(&request));
-        let caller = Caller::of(&request)?.name;
+        let by = send_many::By { caller: Caller::of(&request)?.name, allowance: Allowance::of(&request) };
         let items = request.into_inner();
-        Ok(Response::new(send_many::run(self, &caller, items, deadline, stopping).await?))
+        Ok(Response::new(send_many::run(self, &by, items, deadline, stopping).await?))
     }
 
     async fn get(

@@ -46,10 +46,13 @@ fn front(config: config::App, publisher: Publisher) -> Front {
     health.add_readiness("test", || Ok(()));
     Front {
         config,
+        auth: config::Config::from_defaults().auth,
         publisher,
         twilio: None,
         schedule_max: Duration::from_secs(366 * 86_400),
         notifications: Arc::new(means()),
+        appointments: config::Config::from_defaults().appointments,
+        renderer: Arc::new(Renderer::embedded(&config::Config::from_defaults().plan).unwrap()),
         pool: record::pool::pool(&postgres).unwrap(),
         extra_http: Router::new().route("/inbox", get(|| async { "inbox" })),
         links: vec![("Inbox".to_owned(), "/inbox".to_owned())],

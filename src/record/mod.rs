@@ -1,7 +1,10 @@
 //! PostgreSQL: every SQL statement of the service lives here.
 
 mod aftermath;
+pub mod appointments;
 pub mod audit;
+pub mod batch_rows;
+pub mod batches;
 mod cases;
 pub mod claim;
 pub mod conflict;
@@ -15,6 +18,7 @@ pub mod migrate;
 pub mod outbox;
 pub mod outcome;
 pub mod pool;
+pub mod quota;
 pub mod read;
 pub mod recipients;
 mod refusal;

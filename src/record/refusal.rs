@@ -37,7 +37,7 @@ pub(super) async fn note(tx: &Transaction<'_>, refusals: &[Refusal<'_>]) -> Resu
         return Ok(());
     }
     let ids: Vec<Uuid> = refusals.iter().map(|one| one.notification_id.0).collect();
-    let details: Vec<String> = refusals.iter().map(|one| format!("asked for by {}", one.by)).collect();
+    let details: Vec<String> = refusals.iter().map(|one| format!("by {}", one.by)).collect();
     query(tx, "note_refusals", NOTE, &[&ids, &details, &NOTED_MAX]).await?;
     Ok(())
 }

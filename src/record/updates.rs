@@ -184,7 +184,7 @@ fn apply_one<'a>(
         }
         Fact::Engaged { notification_id, engagement } => {
             let Some(case) = known.cases.get_mut(notification_id) else { return Applied::Unmatched };
-            case.engage(*engagement, at)
+            case.engage(*engagement, at, &update.source)
         }
         Fact::Cancelled { notification_id, caller } => {
             let Some(case) = known.cases.get_mut(notification_id) else { return Applied::Unmatched };

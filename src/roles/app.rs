@@ -11,6 +11,7 @@ use crate::api::notification::{Hub, Means, QuietDefaults};
 use crate::api::webhooks::Twilio;
 use crate::api::{self, Front, Outgoing, Position, PublishError, Publisher, ServeError};
 use crate::decode::Decoder;
+use crate::deliver::Renderer;
 use crate::domain::{NotificationRequested, NotificationUpdate, Urgency};
 use crate::plan::Settings;
 use crate::record::{migrate, pool};
@@ -41,11 +42,14 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
     }
     let serving = api::serve(Front {
         config: ctx.config.app.clone(),
+        auth: ctx.config.auth.clone(),
         publisher: publisher(&ctx)?,
         twilio: Twilio::from_config(&ctx.config.sms),
         pool: pool::pool(&ctx.config.postgres)?,
         schedule_max: Duration::from_millis(ctx.config.plan.schedule_max_ms),
         notifications: Arc::new(means(&ctx)?),
+        appointments: ctx.config.appointments.clone(),
+        renderer: Arc::new(Renderer::embedded(&ctx.config.plan)?),
         extra_http,
         links,
         health: Arc::clone(&ctx.health),
@@ -82,6 +86,7 @@ fn not_serving(error: ServeError) -> anyhow::Error {
         ServeError::Listen { .. } => anyhow::Error::new(error).context(Unavailable("the front's port")),
         ServeError::Address(_)
         | ServeError::NotLoopback(_)
+        | ServeError::Auth(_)
         | ServeError::Reflection(_)
         | ServeError::Transport(_)
         | ServeError::Task(_) => error.into(),

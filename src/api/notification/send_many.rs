@@ -10,6 +10,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use super::Notifications;
+use crate::api::auth::Allowance;
 use crate::api::error::ApiError;
 use crate::api::guard::stream::Stopping;
 use crate::api::guard::{CALL_MAX, Deadline};
@@ -148,6 +149,12 @@ impl Results {
     }
 }
 
+/// Who sends.
+pub(super) struct By {
+    pub(super) caller: String,
+    pub(super) allowance: Allowance,
+}
+
 /// Takes a stream over.
 ///
 /// # Errors
@@ -155,7 +162,7 @@ impl Results {
 /// decoded, or a connection that is gone.
 pub(super) async fn run(
     service: &Notifications,
-    caller: &str,
+    by: &By,
     mut items: Streaming<proto::NotificationServiceSendManyRequest>,
     deadline: Deadline,
     stopping: Stopping,
@@ -194,10 +201,10 @@ pub(super) async fn run(
         }
         let index = count;
         count += 1;
-        let by = until.min(Instant::now() + CALL_MAX);
+        let end = until.min(Instant::now() + CALL_MAX);
         under_way.push(async move {
             let result = match item.item {
-                Some(item) => service.take_over(item, caller, by).await,
+                Some(item) => service.take_over(item, &by.caller, &by.allowance, end).await,
                 None => Err(ApiError::invalid("item", "is required")),
             };
             (index, result)

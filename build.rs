@@ -9,6 +9,7 @@ use prost::Message as _;
 /// slip into a log line.
 const SENSITIVE: &[&str] = &[
     ".patientnotify.v1.NotificationServiceSendRequest",
+    ".patientnotify.v1.NotificationServiceSendManyRequest",
     ".patientnotify.v1.RecipientServiceUpsertRequest",
     ".patientnotify.v1.ContactPoint",
     ".patientnotify.v1.TemplateServicePreviewRequest",

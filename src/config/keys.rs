@@ -212,6 +212,8 @@ pub struct App {
     pub concurrency: usize,
     pub streams_max: usize,
     pub browser_origins: String,
+    pub recent_keys_max: usize,
+    pub watch_heartbeat_ms: u64,
 }
 
 /// `[auth]`

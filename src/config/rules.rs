@@ -172,6 +172,8 @@ pub(super) const RULES: &[Rule] = &[
     count("app.concurrency", 1, 100_000),
     count("app.streams_max", 1, 100_000),
     rule("app.browser_origins", Kind::Origins).optional(),
+    count("app.recent_keys_max", 0, 10_000_000),
+    ms("app.watch_heartbeat_ms", 100, 10 * MINUTE_MS),
     rule("auth.jwks_file", Kind::File).optional(),
     rule("auth.jwks_url", Kind::HttpUrl).optional(),
     rule("auth.token_issuer", Kind::Text(256)).optional(),

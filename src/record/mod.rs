@@ -3,6 +3,7 @@
 mod aftermath;
 pub mod appointments;
 pub mod audit;
+pub mod batch_publish;
 pub mod batch_rows;
 pub mod batches;
 mod cases;

@@ -17,6 +17,8 @@ REQUESTS ?=
 BULK ?=
 PATIENTS ?=
 ONCE ?=
+# `make bench`: one of benches/, or all of them.
+BENCH ?= *
 
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
@@ -66,10 +68,10 @@ test: test-deps ## Unit, documentation and integration tests on a stack of their
 	@exec '$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS)
 
 .PHONY: bench
-bench: deps ## Drain rates, beside raw consume and COPY in the same run
+bench: deps ## The front beside a bare handler, the drain beside raw consume and COPY
 	@cargo build --locked --release --bin patient-notify -j $(JOBS)
-	@cargo bench --locked --bench drain --no-run -j $(JOBS)
-	@exec '$(release)' stack run --free-ports -- cargo bench --locked --bench drain -j $(JOBS)
+	@cargo bench --locked --no-run --bench '$(BENCH)' -j $(JOBS)
+	@exec '$(release)' stack run --free-ports -- cargo bench --locked --bench '$(BENCH)' -j $(JOBS)
 
 # --- Check: what a change must pass besides the tests ----------------------------
 

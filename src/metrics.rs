@@ -303,6 +303,14 @@ pub fn grpc_stream_ended(method: &'static str, code: &'static str) {
     }
 }
 
+/// A gRPC call that its caller may not make, for example `token_expired` or `scope`;
+/// method `none` for a connection that came to no call.
+pub fn call_refused(method: &'static str, reason: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.calls_refused.add(1, &[word("method", method), word("reason", reason)]);
+    }
+}
+
 /// One callback of a provider, by what came of it.
 pub fn webhook(provider: &'static str, result: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {

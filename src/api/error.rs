@@ -31,6 +31,9 @@ pub enum ApiError {
     /// Nobody is known by what the call carries.
     #[error("caller is not authenticated: {0}")]
     Unauthenticated(String),
+    /// What proves who calls cannot be checked now.
+    #[error("the keys that callers are checked with are away; come back later")]
+    KeysAway,
     /// The caller may not do this.
     #[error("caller lacks the scope {0}")]
     Forbidden(Scope),
@@ -132,6 +135,7 @@ impl ApiError {
             Self::Publish(PublishError::Broker(_)) => Some("kafka"),
             Self::Publish(PublishError::Registry(_)) => Some("registry"),
             Self::Record(RecordError::Unavailable(_)) => Some("postgres"),
+            Self::KeysAway => Some("token_keys"),
             Self::Publish(PublishError::Refused(_))
             | Self::Record(RecordError::Bug(_))
             | Self::Invalid(_)
@@ -165,6 +169,10 @@ impl ApiError {
         match self {
             Self::Invalid(_) => Disposition::told(Code::InvalidArgument, "INVALID_REQUEST"),
             Self::Unauthenticated(_) => Disposition::told(Code::Unauthenticated, "UNAUTHENTICATED"),
+            Self::KeysAway => Disposition {
+                retry_after: Some(RETRY_AFTER),
+                ..Disposition::told(Code::Unavailable, "KEYS_UNAVAILABLE")
+            },
             Self::Forbidden(_) => Disposition::told(Code::PermissionDenied, "SCOPE_MISSING"),
             Self::OverQuota { retry_after, .. } => Disposition {
                 retry_after: Some(*retry_after),
@@ -273,6 +281,7 @@ mod tests {
     fn what_passes_tells_when_to_come_back() {
         let passing = [
             (ApiError::NotYetProcessed, Code::Unavailable, "NOT_YET_PROCESSED"),
+            (ApiError::KeysAway, Code::Unavailable, "KEYS_UNAVAILABLE"),
             (ApiError::Overloaded, Code::ResourceExhausted, "OVERLOADED"),
             (ApiError::Stopping, Code::Unavailable, "SERVER_STOPPING"),
             (ApiError::StreamEnded, Code::Unavailable, "STREAM_TIME_OVER"),

@@ -12,8 +12,8 @@ use super::error::ApiError;
 use crate::domain::ids::is_opaque;
 use crate::domain::{Channel, NotificationId, PatientId};
 
-/// Metadata entry with the caller's name, until callers are authenticated.
-const CALLER_ENTRY: &str = "x-caller";
+/// Metadata entry with the caller's name, where callers are not authenticated.
+pub(super) const CALLER_ENTRY: &str = "x-caller";
 /// The caller's name where there is no such entry.
 const CALLER_DEFAULT: &str = "local";
 /// How far a caller's clock may be ahead of ours.

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use base64::Engine as _;
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -46,6 +48,8 @@ pub(super) enum Kind {
     Channels,
     /// A file that exists.
     File,
+    /// A public key of P-256: DER in base64.
+    SigningKey,
     /// A tracing filter.
     LogFilter,
 }
@@ -187,6 +191,7 @@ impl Kind {
             Self::TimeZone => jiff::tz::TimeZone::get(text).is_ok(),
             Self::Locale => is_locale(text),
             Self::File => std::fs::metadata(text).is_ok_and(|file| file.is_file()),
+            Self::SigningKey => is_signing_key(text),
             Self::LogFilter => EnvFilter::builder().parse(text).is_ok(),
         }
     }
@@ -222,6 +227,7 @@ impl Kind {
                 format!("a list of at least one of {}, each once", words.join(", "))
             }
             Self::File => "the path of a file that this process may see".to_owned(),
+            Self::SigningKey => "a public key of P-256 as DER (SubjectPublicKeyInfo) in base64".to_owned(),
             Self::LogFilter => "a level (error, warn, info, debug, trace) or target=level,…".to_owned(),
         }
     }
@@ -259,6 +265,20 @@ fn is_http_url(text: &str) -> bool {
             && url.query().is_none()
             && url.fragment().is_none()
     })
+}
+
+/// Is this an address of this machine?
+pub(crate) fn is_loopback_url(text: &str) -> bool {
+    let url = reqwest::Url::parse(text).ok();
+    url.as_ref().and_then(reqwest::Url::host_str).is_some_and(|host| {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    })
+}
+
+fn is_signing_key(text: &str) -> bool {
+    let der = base64::engine::general_purpose::STANDARD.decode(text);
+    der.is_ok_and(|der| ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, der).is_ok())
 }
 
 fn is_server(text: &str) -> bool {

@@ -128,6 +128,7 @@ pub(super) struct Sides {
     pub(super) grpc_requests: Histogram<f64>,
     pub(super) grpc_streams: UpDownCounter<i64>,
     pub(super) grpc_streams_ended: Counter<u64>,
+    pub(super) calls_refused: Counter<u64>,
     pub(super) webhooks: Counter<u64>,
 }
 
@@ -150,6 +151,12 @@ impl Sides {
                 "grpc_request_duration",
                 "gRPC calls by method and code",
                 &CALL_SECONDS,
+            ),
+            calls_refused: counter(
+                meter,
+                "calls_refused",
+                "{call}",
+                "gRPC calls that their caller may not make, by method and reason",
             ),
             grpc_streams: meter
                 .i64_up_down_counter("patient_notify_grpc_streams")

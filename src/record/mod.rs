@@ -1,5 +1,6 @@
 //! PostgreSQL: every SQL statement of the service lives here.
 
+pub mod addressees;
 mod aftermath;
 pub mod appointments;
 pub mod audit;
@@ -17,6 +18,7 @@ pub mod migrate;
 pub mod outbox;
 pub mod outcome;
 pub mod pool;
+pub mod quota;
 pub mod read;
 pub mod recipients;
 pub mod reminders;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use axum::Router;
 
 use super::{Context, Unavailable};
-use crate::api::webhooks::Twilio;
+use crate::api::webhooks::Webhooks;
 use crate::api::{self, Front, Outgoing, Position, PublishError, Publisher, ServeError};
 use crate::deliver::Renderer;
 use crate::domain::{NotificationRequested, NotificationUpdate, Urgency};
@@ -38,8 +38,9 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
     }
     let serving = api::serve(Front {
         config: ctx.config.app.clone(),
+        auth: ctx.config.auth.clone(),
         publisher: publisher(&ctx)?,
-        twilio: Twilio::from_config(&ctx.config.sms),
+        webhooks: Webhooks::from_config(&ctx.config),
         pool: pool::pool(&ctx.config.postgres)?,
         schedule_max: Duration::from_millis(ctx.config.plan.schedule_max_ms),
         appointments: ctx.config.appointments.clone(),
@@ -65,6 +66,7 @@ fn not_serving(error: ServeError) -> anyhow::Error {
         ServeError::Listen { .. } => anyhow::Error::new(error).context(Unavailable("the front's port")),
         ServeError::Address(_)
         | ServeError::NotLoopback(_)
+        | ServeError::Auth(_)
         | ServeError::Reflection(_)
         | ServeError::Transport(_)
         | ServeError::Task(_) => error.into(),

@@ -7,10 +7,15 @@ use prost::Message as _;
 
 /// Messages that carry health information: no derived `Debug`, so that they cannot
 /// slip into a log line.
-const SENSITIVE: [&str; 3] = [
+const SENSITIVE: [&str; 8] = [
     ".patientnotify.v1.NotificationServiceSendRequest",
     ".patientnotify.v1.RecipientServiceUpsertRequest",
     ".patientnotify.v1.ContactPoint",
+    ".patientnotify.v1.RecipientServicePutContactPointRequest",
+    ".patientnotify.v1.RecipientServiceRemoveContactPointRequest",
+    ".patientnotify.v1.RecipientServiceVerifyContactPointRequest",
+    ".patientnotify.v1.RecipientServiceRegisterDeviceRequest",
+    ".patientnotify.v1.RecipientServiceUnregisterDeviceRequest",
 ];
 
 const FILES: [&str; 2] =

@@ -28,4 +28,13 @@ macro_rules! opaque_debug {
         }
     )+};
 }
-opaque_debug!(NotificationServiceSendRequest, RecipientServiceUpsertRequest, ContactPoint);
+opaque_debug!(
+    NotificationServiceSendRequest,
+    RecipientServiceUpsertRequest,
+    ContactPoint,
+    RecipientServicePutContactPointRequest,
+    RecipientServiceRemoveContactPointRequest,
+    RecipientServiceVerifyContactPointRequest,
+    RecipientServiceRegisterDeviceRequest,
+    RecipientServiceUnregisterDeviceRequest
+);

@@ -24,7 +24,9 @@ const LOCK_DELIVERIES: &str =
 
 const NOTIFICATIONS: &str = "
 SELECT notification_id, recipient_id, strategy, channels, state, reason, sequence,
-       cancelled_at IS NOT NULL AS cancelled, engagement, engaged_at, expires_at <= now() AS expired
+       cancelled_at IS NOT NULL AS cancelled, engagement, engaged_at, expires_at <= now() AS expired,
+       EXISTS (SELECT FROM recipient r
+                WHERE r.recipient_id = notification.recipient_id AND r.erased_at IS NOT NULL) AS erased
   FROM notification WHERE notification_id = ANY($1) ORDER BY notification_id FOR UPDATE";
 
 /// Read again after the notifications are locked: an outcome that was recorded
@@ -297,6 +299,7 @@ fn case(row: &Row) -> Result<Case, RecordError> {
         reason: word(row, "reason", Reason::parse)?,
         sequence: row.try_get("sequence")?,
         cancelled: row.try_get("cancelled")?,
+        erased: row.try_get("erased")?,
         engagement,
         expired: row.try_get("expired")?,
         legs: Vec::new(),

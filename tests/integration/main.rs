@@ -25,6 +25,8 @@ mod none_lost_none_doubled;
 mod order_within_a_recipient;
 mod provider_faults;
 mod recipients;
+mod recipients_changes;
+mod recipients_erasure;
 mod requests;
 mod revoke_mid_delivery;
 mod roles_and_configuration;

@@ -34,6 +34,20 @@ pub const METHODS: &[Method] = &[
     unary("/patientnotify.v1.NotificationService/MarkRead", Scope::NotificationsEngage),
     unary("/patientnotify.v1.RecipientService/Upsert", Scope::RecipientsWrite),
     unary("/patientnotify.v1.RecipientService/Get", Scope::RecipientsRead),
+    unary("/patientnotify.v1.RecipientService/ListByPatient", Scope::RecipientsRead),
+    unary("/patientnotify.v1.RecipientService/Erase", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/PutContactPoint", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/RemoveContactPoint", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/VerifyContactPoint", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/UpdatePreferences", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/RecordConsent", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/ListConsents", Scope::RecipientsRead),
+    unary("/patientnotify.v1.RecipientService/RegisterDevice", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/UnregisterDevice", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/ListDevices", Scope::RecipientsRead),
+    unary("/patientnotify.v1.RecipientService/GrantProxy", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/RevokeProxy", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/SetComingOfAge", Scope::RecipientsWrite),
 ];
 
 /// The method of a path.

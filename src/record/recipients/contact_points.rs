@@ -3,6 +3,7 @@
 use deadpool_postgres::{Pool, Transaction};
 use jiff::Timestamp;
 
+use super::upsert_points::COMES_BACK;
 use super::view::{ContactPointView, contact_point_view};
 use super::{CONTACT_POINTS_MAX, ChangeError, REMOVED, Touch, commit};
 use crate::domain::{Channel, Redacted};
@@ -54,9 +55,6 @@ const ORDER: &str = "
 UPDATE contact_point c SET position = i.place - 1
   FROM unnest($3::text[]) WITH ORDINALITY AS i (address, place)
  WHERE c.recipient_id = $1 AND c.channel = $2 AND c.address = i.address AND c.position <> i.place - 1";
-
-/// Words for points that come back when they are put again.
-const COMES_BACK: [&str; 2] = [REMOVED, "not_named"];
 
 /// The addresses of a channel that are in use, in order, and how many all channels have.
 pub(super) async fn in_use(

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::contact_points::{in_use, put_in_order, retire};
-use super::upsert::MOVED;
+use super::upsert_points::MOVED;
 use super::{ChangeError, Touch, commit, word};
 use crate::domain::{Channel, Platform, RecipientId, Redacted};
 use crate::record::cases::query;

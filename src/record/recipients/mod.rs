@@ -10,6 +10,7 @@ mod erasure;
 mod preferences;
 mod proxies;
 mod upsert;
+mod upsert_points;
 mod view;
 
 pub use consents::{ConsentLine, ConsentPage, list_consents, record_consent};

@@ -331,7 +331,8 @@ async fn devices(world: &World, client: &mut Client) {
 }
 
 async fn proxies(client: &mut Client) {
-    let soon = Some(convert::timestamp_to(Timestamp::now() + SignedDuration::from_hours(1)));
+    let in_an_hour = Timestamp::from_second(Timestamp::now().as_second() + 3600).unwrap();
+    let soon = Some(convert::timestamp_to(in_an_hour));
     let mut limited = grant(1, 2);
     limited.valid_until = soon;
     limited.purposes = vec![proto::Purpose::TestResult.into()];

@@ -39,10 +39,12 @@ const IN_USE: &str = "
 SELECT address, channel FROM contact_point
  WHERE recipient_id = $1 AND retired_at IS NULL ORDER BY position, address";
 
-/// What a provider reported as dead comes back only with a later verification.
+/// What a provider reported as dead comes back only with a later verification. Of two
+/// times, LEAST passes over one that is null: an address that nobody verified would
+/// count as verified now.
 const PUT: &str = "
 INSERT INTO contact_point AS old (recipient_id, channel, address, verified_at)
-VALUES ($1, $2, $3, LEAST($4, now()))
+VALUES ($1, $2, $3, CASE WHEN $4::timestamptz IS NOT NULL THEN LEAST($4::timestamptz, now()) END)
 ON CONFLICT (recipient_id, channel, address) DO UPDATE
    SET verified_at = GREATEST(old.verified_at, excluded.verified_at),
        retired_at = CASE WHEN old.retired_why = ANY ($5) OR excluded.verified_at > old.retired_at

@@ -123,11 +123,11 @@ UPDATE delivery SET address = NULL
 /// ends the looking, too.
 const ADVANCE: &str = "
 UPDATE erasure
-   SET looked_up_to = $2,
-       under_way = CASE WHEN $2 IS NULL THEN 0 ELSE $3 END,
-       complete = CASE WHEN $2 IS NULL THEN $3 = 0 ELSE complete END,
-       next_look_at = CASE WHEN $2 IS NULL AND $3 = 0 AND $4 THEN NULL
-                           WHEN $2 IS NULL AND $3 = 0 THEN begun_at + $5::bigint * interval '1 millisecond'
+   SET looked_up_to = $2::uuid,
+       under_way = CASE WHEN $2::uuid IS NULL THEN 0 ELSE $3::integer END,
+       complete = CASE WHEN $2::uuid IS NULL THEN $3::integer = 0 ELSE complete END,
+       next_look_at = CASE WHEN $2::uuid IS NULL AND $3::integer = 0 AND $4::boolean THEN NULL
+                           WHEN $2::uuid IS NULL AND $3::integer = 0 THEN begun_at + $5::bigint * interval '1 millisecond'
                            ELSE now() + $6::bigint * interval '1 millisecond' END
  WHERE recipient_id = $1";
 

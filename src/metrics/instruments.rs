@@ -123,7 +123,11 @@ pub(super) struct Sides {
     pub(super) statement_rows: Histogram<u64>,
     pub(super) unavailable: Counter<u64>,
     pub(super) outbox_published: Counter<u64>,
+    pub(super) reminders: Counter<u64>,
     pub(super) grpc_requests: Histogram<f64>,
+    pub(super) grpc_streams: UpDownCounter<i64>,
+    pub(super) grpc_streams_ended: Counter<u64>,
+    pub(super) calls_refused: Counter<u64>,
     pub(super) webhooks: Counter<u64>,
 }
 
@@ -139,11 +143,29 @@ impl Sides {
                 .build(),
             unavailable: counter(meter, "unavailable", "{error}", "Tries that met an absent dependency"),
             outbox_published: counter(meter, "outbox_published", "{record}", "Status changes published"),
+            reminders: counter(meter, "reminders", "{reminder}", "Due reminders by what came of them"),
             grpc_requests: seconds(
                 meter,
                 "grpc_request_duration",
                 "gRPC calls by method and code",
                 &CALL_SECONDS,
+            ),
+            calls_refused: counter(
+                meter,
+                "calls_refused",
+                "{call}",
+                "gRPC calls that their caller may not make, by method and reason",
+            ),
+            grpc_streams: meter
+                .i64_up_down_counter("patient_notify_grpc_streams")
+                .with_unit("{stream}")
+                .with_description("gRPC streams that are open, by method")
+                .build(),
+            grpc_streams_ended: counter(
+                meter,
+                "grpc_streams_ended",
+                "{stream}",
+                "gRPC streams that have ended, by method and code",
             ),
             webhooks: counter(
                 meter,

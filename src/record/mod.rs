@@ -1,7 +1,11 @@
 //! PostgreSQL: every SQL statement of the service lives here.
 
+pub mod addressees;
 mod aftermath;
+pub mod appointments;
 pub mod audit;
+pub mod batch_rows;
+pub mod batches;
 mod cases;
 pub mod claim;
 pub mod conflict;
@@ -12,9 +16,12 @@ pub mod folded;
 pub mod migrate;
 pub mod outbox;
 pub mod outcome;
+pub mod pauses;
 pub mod pool;
+pub mod quota;
 pub mod read;
 pub mod recipients;
+pub mod reminders;
 pub mod report;
 pub mod store;
 pub mod unmatched;

@@ -175,18 +175,22 @@ fn apply_one<'a>(
         }
         Fact::Engaged { notification_id, engagement } => {
             let Some(case) = known.cases.get_mut(notification_id) else { return Applied::Unmatched };
-            case.engage(*engagement, at)
+            case.engage(*engagement, at, &update.source)
         }
         Fact::Cancelled { notification_id } => {
             let Some(case) = known.cases.get_mut(notification_id) else { return Applied::Unmatched };
-            case.cancel()
+            case.cancel(&update.source)
         }
         Fact::Consent { recipient, channel, purpose, granted } => {
             let recipient_id = RecipientId::from_external(recipient);
             if !known.recipients.contains(&recipient_id) {
                 return Applied::Unmatched;
             }
-            let how = if *granted { "opt_in" } else { "opt_out" };
+            let how = match (granted, purpose) {
+                (true, _) => "opt_in",
+                (false, Some(_)) => "opt_out",
+                (false, None) => "opt_out_of_all",
+            };
             let word = refusal(update, recipient_id, *channel, how);
             aftermath.consent(Word { purpose: *purpose, granted: *granted, ..word });
             // Whether it changes anything, the ledger tells.

@@ -2,5 +2,7 @@
 
 pub mod due;
 pub mod erasure;
+pub mod paused;
 pub mod relay;
+pub mod reminders;
 pub mod unmatched;

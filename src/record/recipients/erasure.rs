@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{ChangeError, Touch, commit, lock};
-use crate::domain::{Channel, DeliveryId, NotificationId, RecipientId};
+use crate::domain::{BatchId, Channel, DeliveryId, NotificationId, RecipientId, Relation};
 use crate::metrics;
 use crate::record::cases::{self, query};
 use crate::record::error::RecordError;
@@ -22,6 +22,9 @@ use crate::record::store::Store;
 
 /// Notifications of one step: it locks them for some ten milliseconds.
 const STEP_MAX: i64 = 200;
+/// Batches whose rows are looked for at once, the newest. Rows of older ones are found
+/// by their notifications.
+const BATCHES_MAX: i64 = 2000;
 /// When a worker looks again, while something is under way and at the end.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Longer than any statement lasts: what was being accepted when the recipient was
@@ -46,6 +49,18 @@ UPDATE recipient
        updated_at = CASE WHEN erased_at IS NULL THEN now() ELSE updated_at END
  WHERE recipient_id = $1
 RETURNING erased_at";
+
+const LINKS: &str = "SELECT patient_id, relation FROM visibility WHERE recipient_id = $1";
+
+const CLEAR_APPOINTMENTS: &str =
+    "UPDATE appointment SET location = NULL WHERE patient_id = ANY($1) AND location IS NOT NULL";
+
+/// A row of a batch is found by the notification that it becomes: nothing else of it
+/// is indexed.
+const BATCHES: &str = "SELECT batch_id, caller FROM batch ORDER BY created_at DESC LIMIT $1";
+
+const CLEAR_ROWS: &str =
+    "UPDATE batch_recipient SET variables = NULL WHERE notification_id = ANY($1) AND variables IS NOT NULL";
 
 const DROP_POINTS: &str = "DELETE FROM contact_point WHERE recipient_id = $1";
 const DROP_LINKS: &str = "DELETE FROM visibility WHERE recipient_id = $1";
@@ -84,6 +99,7 @@ async fn mark(pool: &Pool, touch: Touch<'_>) -> Result<(Timestamp, bool), Change
     let Some(before) = lock(&tx, touch.id()).await? else { return Err(ChangeError::Unknown) };
     let row = query(&tx, "erase_mark", MARK, &[&id]).await?;
     let at = row.first().ok_or(ChangeError::Unknown)?.try_get("erased_at").map_err(RecordError::from)?;
+    clear_sources(&tx, touch).await?;
     query(&tx, "erase_contact_points", DROP_POINTS, &[&id]).await?;
     query(&tx, "erase_links", DROP_LINKS, &[&id]).await?;
     let look_again_ms = i64::try_from(LOOK_AGAIN.as_millis()).unwrap_or(i64::MAX);
@@ -93,6 +109,34 @@ async fn mark(pool: &Pool, touch: Touch<'_>) -> Result<(Timestamp, bool), Change
     touch.audit(&tx, "RecipientService/Erase", Some(detail)).await?;
     commit(tx).await?;
     Ok((at, complete.unwrap_or(false)))
+}
+
+/// Content that notifications are still to be made of: the places of appointments, and
+/// the rows of batches. Links tell which those are, so they go afterwards.
+async fn clear_sources(tx: &Transaction<'_>, touch: Touch<'_>) -> Result<(), RecordError> {
+    let links = query(tx, "erase_patients", LINKS, &[&touch.id().0]).await?;
+    let links: Vec<(&str, bool)> = links
+        .iter()
+        .map(|row| {
+            let own = row.try_get::<_, &str>("relation")? == Relation::Patient.as_str();
+            Ok((row.try_get("patient_id")?, own))
+        })
+        .collect::<Result<_, RecordError>>()?;
+    let own: Vec<&str> = links.iter().filter(|(_, own)| *own).map(|(patient, _)| *patient).collect();
+    query(tx, "erase_appointments", CLEAR_APPOINTMENTS, &[&own]).await?;
+    let batches = query(tx, "erase_batches", BATCHES, &[&BATCHES_MAX]).await?;
+    let mut ids: Vec<Uuid> = Vec::new();
+    for row in &batches {
+        let (batch, caller) = (BatchId(row.try_get("batch_id")?), row.try_get("caller")?);
+        for (patient, own) in &links {
+            ids.push(NotificationId::for_batch(caller, batch, patient, Some(touch.recipient)).0);
+            if *own {
+                ids.push(NotificationId::for_batch(caller, batch, patient, None).0);
+            }
+        }
+    }
+    query(tx, "erase_batch_rows", CLEAR_ROWS, &[&ids]).await?;
+    Ok(())
 }
 
 /// What one step found.
@@ -179,6 +223,7 @@ async fn clear(tx: &Transaction<'_>, ids: &[NotificationId]) -> Result<i32, Reco
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     query(tx, "erase_addresses", CLEAR_ADDRESSES, &[&deliveries, &under_way]).await?;
     query(tx, "erase_variables", CLEAR_VARIABLES, &[&ids]).await?;
+    query(tx, "erase_batch_rows", CLEAR_ROWS, &[&ids]).await?;
     Ok(i32::try_from(under_way.len()).unwrap_or(i32::MAX))
 }
 

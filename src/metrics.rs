@@ -275,6 +275,20 @@ pub fn grpc_request(method: &'static str, code: &'static str, elapsed: Duration)
     }
 }
 
+/// gRPC streams of this method that are open, up or down by `delta`.
+pub fn grpc_streams(method: &'static str, delta: i64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.grpc_streams.add(delta, &[word("method", method)]);
+    }
+}
+
+/// One gRPC stream has ended: full method and code by name.
+pub fn grpc_stream_ended(method: &'static str, code: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.grpc_streams_ended.add(1, &[word("method", method), word("code", code)]);
+    }
+}
+
 /// A gRPC call that its caller may not make, for example `token_expired` or `scope`;
 /// method `none` for a connection that came to no call.
 pub fn call_refused(method: &'static str, reason: &'static str) {

@@ -19,7 +19,6 @@ use axum::routing::get;
 use deadpool_postgres::Pool;
 use jiff::SignedDuration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -30,21 +29,29 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::config;
+use crate::deliver::Renderer;
 use crate::health::Health;
 use auth::{Auth, Tls};
+use proto::appointment_service_server::AppointmentServiceServer;
+use proto::batch_service_server::BatchServiceServer;
 use proto::notification_service_server::NotificationServiceServer;
 use proto::recipient_service_server::RecipientServiceServer;
+use proto::template_service_server::TemplateServiceServer;
 
+pub mod appointment;
 pub mod auth;
+pub mod batch;
 pub mod convert;
 pub mod error;
 pub mod guard;
 mod index;
 pub mod mask;
 pub mod notification;
+pub mod page;
 pub mod proto;
 pub mod publisher;
 pub mod recipient;
+pub mod template;
 #[cfg(test)]
 mod tests;
 pub mod token;
@@ -55,16 +62,25 @@ pub use publisher::{Outgoing, PublishError, Publisher};
 pub use token::Position;
 
 /// Services whose health is told by name; the empty name is the whole server.
-const SERVICES: [&str; 3] = ["", "patientnotify.v1.NotificationService", "patientnotify.v1.RecipientService"];
+const SERVICES: [&str; 6] = [
+    "",
+    "patientnotify.v1.AppointmentService",
+    "patientnotify.v1.BatchService",
+    "patientnotify.v1.NotificationService",
+    "patientnotify.v1.RecipientService",
+    "patientnotify.v1.TemplateService",
+];
 /// How often the health service asks the probes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long open streams (health watches, reflection) may keep a stopping server:
-/// every call has ended by then, because none lasts longer than [`guard::CALL_MAX`].
+/// every call has ended by then, because none lasts longer than [`guard::CALL_MAX`],
+/// and streams of ours are ended by [`guard::stream`].
 const STOP_MAX: Duration = guard::CALL_MAX.saturating_add(Duration::from_secs(1));
 /// A client that vanished is noticed after interval plus time-out.
 const HTTP2_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections are renewed, so that clients spread over new pods.
+/// Connections are renewed, so that clients spread over new pods. What is under way on
+/// an old one is finished: calls and streams have longest times of their own.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(1800);
 /// Bytes of one request's headers.
 const HEADERS_MAX_BYTES: u32 = 16 * 1024;
@@ -77,12 +93,16 @@ pub struct Front {
     pub auth: config::Auth,
     /// To the broker.
     pub publisher: Publisher,
-    /// `None`: Twilio does not report here.
-    pub twilio: Option<webhooks::Twilio>,
+    /// Who may tell it something by HTTP.
+    pub webhooks: webhooks::Webhooks,
     /// To the database.
     pub pool: Pool,
     /// How far ahead a message may be scheduled.
     pub schedule_max: Duration,
+    /// Reminders before the start, and after a confirmation.
+    pub appointments: config::Appointments,
+    /// Makes the words of messages.
+    pub renderer: Arc<Renderer>,
     /// More pages on the same port (the sandbox's inbox). It must not have the path
     /// `/`; its fallback is not used.
     pub extra_http: Router,
@@ -181,15 +201,15 @@ pub async fn serve(front: Front) -> Result<Serving, ServeError> {
         .route("/", get(move || std::future::ready(page.clone())))
         .merge(open)
         .merge(services(&front, &auth))
-        .merge(webhooks::router(front.twilio, front.publisher.clone()))
+        .merge(webhooks::router(front.webhooks, front.publisher.clone(), front.pool.clone()))
         .merge(front.extra_http.reset_fallback())
         .fallback(no_such_path);
 
     let (health, shutdown, pool) = (front.health, front.shutdown, front.pool);
     tokio::spawn(tell_health(reporter, Arc::clone(&health), shutdown.clone()));
     auth.start(pool.clone(), shutdown.clone());
-    let server =
-        run(listener, auth.tls(), Routes::from(router).prepare(), front.config.concurrency, health, shutdown);
+    let at_once = front.config.concurrency.saturating_add(front.config.streams_max);
+    let server = run(listener, auth.tls(), Routes::from(router).prepare(), at_once, health, shutdown);
     let task = tokio::spawn(async move {
         let ended = server.await;
         auth.finish(&pool).await;
@@ -227,13 +247,27 @@ fn services(front: &Front, auth: &Arc<Auth>) -> Router {
         schedule_max: SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX),
     };
     let recipients = recipient::Recipients { pool: front.pool.clone() };
+    let appointments = appointment::Appointments {
+        publisher: front.publisher.clone(),
+        pool: front.pool.clone(),
+        config: front.appointments.clone(),
+    };
+    let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
+    let templates = template::Templates { renderer: Arc::clone(&front.renderer) };
     Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
         .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))
+        .add_service(AppointmentServiceServer::new(appointments).max_decoding_message_size(max_bytes))
+        .add_service(BatchServiceServer::new(batches).max_decoding_message_size(max_bytes))
+        .add_service(TemplateServiceServer::new(templates).max_decoding_message_size(max_bytes))
         .into_axum_router()
         .reset_fallback()
         .route_layer(middleware::from_fn_with_state(Arc::clone(auth), auth::check))
         .route_layer(middleware::from_fn_with_state(
-            Arc::new(Semaphore::new(front.config.concurrency)),
+            Arc::new(guard::Bounds::new(
+                front.config.concurrency,
+                front.config.streams_max,
+                front.shutdown.clone(),
+            )),
             guard::bound,
         ))
 }
@@ -259,7 +293,6 @@ async fn run(
         .http2_keepalive_timeout(Some(HTTP2_KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(HEADERS_MAX_BYTES)
         .max_connection_age(CONNECTION_AGE_MAX)
-        .max_connection_age_grace(STOP_MAX)
         .add_routes(routes);
     let stop = shutdown.clone().cancelled_owned();
     let server = async {

@@ -29,3 +29,6 @@ macro_rules! opaque_debug {
     )+};
 }
 opaque_debug!(NotificationServiceSendRequest, RecipientServiceUpsertRequest, ContactPoint);
+opaque_debug!(TemplateServicePreviewRequest, SmsPreview, EmailPreview, PushPreview);
+opaque_debug!(AppointmentServicePutRequest, Appointment);
+opaque_debug!(BatchServiceCreateRequest, BatchRow, BatchCsv);

@@ -23,6 +23,7 @@ fn app(listen: &str) -> config::App {
         allow_unauthenticated: false,
         request_max_bytes: 64 * 1024,
         concurrency: 8,
+        streams_max: 2,
     }
 }
 
@@ -40,8 +41,10 @@ fn front(config: config::App, publisher: Publisher) -> Front {
         config,
         auth: config::Config::from_defaults().auth,
         publisher,
-        twilio: None,
+        webhooks: webhooks::Webhooks::default(),
         schedule_max: Duration::from_secs(366 * 86_400),
+        appointments: config::Config::from_defaults().appointments,
+        renderer: Arc::new(Renderer::embedded(&config::Config::from_defaults().plan).unwrap()),
         pool: record::pool::pool(&postgres).unwrap(),
         extra_http: Router::new().route("/inbox", get(|| async { "inbox" })),
         links: vec![("Inbox".to_owned(), "/inbox".to_owned())],

@@ -23,6 +23,7 @@ pub struct Config {
     pub email: Email,
     pub push: Push,
     pub workers: Workers,
+    pub appointments: Appointments,
     pub app: App,
     pub auth: Auth,
     pub metrics: Metrics,
@@ -144,6 +145,7 @@ pub struct Sms {
     pub status_callback_base_url: String,
     pub timeout_ms: u64,
     pub concurrency: usize,
+    pub help_reply: String,
 }
 
 /// `[email]`
@@ -161,6 +163,13 @@ pub struct Email {
     pub message_id_domain: String,
     pub timeout_ms: u64,
     pub concurrency: usize,
+    pub event_webhook_public_key: String,
+    pub event_webhook_max_age_ms: u64,
+    pub unsubscribe_base_url: String,
+    #[serde(with = "secret")]
+    pub unsubscribe_key: Secret,
+    #[serde(with = "secret")]
+    pub unsubscribe_previous_key: Secret,
 }
 
 /// `[push]`
@@ -185,6 +194,14 @@ pub struct Workers {
     pub unmatched_expiry_ms: u64,
 }
 
+/// `[appointments]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Appointments {
+    pub reminder_offsets_s: Vec<i32>,
+    pub confirmed_offset_max_s: i32,
+}
+
 /// `[app]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -193,6 +210,7 @@ pub struct App {
     pub allow_unauthenticated: bool,
     pub request_max_bytes: usize,
     pub concurrency: usize,
+    pub streams_max: usize,
 }
 
 /// `[auth]`

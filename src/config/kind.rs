@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use base64::Engine as _;
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -14,6 +16,8 @@ pub(super) enum Kind {
     Flag,
     /// A whole number within bounds, both included.
     Number(i64, i64),
+    /// Whole numbers within bounds (both included), each at most once, at most so many.
+    Numbers(i64, i64, usize),
     /// Text of at most so many characters, on one line.
     Text(usize),
     /// One of these words.
@@ -44,6 +48,8 @@ pub(super) enum Kind {
     Channels,
     /// A file that exists.
     File,
+    /// A public key of P-256: DER in base64.
+    SigningKey,
     /// A tracing filter.
     LogFilter,
 }
@@ -68,6 +74,14 @@ impl Kind {
                 .parse()
                 .map(Value::Integer)
                 .map_err(|_| self.complaint(format!("{} is not a whole number", quoted(text)))),
+            Self::Numbers(..) => {
+                let numbers = text.split(',').map(str::trim).filter(|number| !number.is_empty());
+                let numbers: Result<_, _> =
+                    numbers.map(|number| number.parse().map(Value::Integer)).collect();
+                numbers
+                    .map(Value::Array)
+                    .map_err(|_| self.complaint(format!("{} is not a list of whole numbers", quoted(text))))
+            }
             Self::Channels => {
                 let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
                 Ok(Value::Array(words.map(|word| Value::String(word.to_owned())).collect()))
@@ -88,7 +102,12 @@ impl Kind {
                 }
             }
             (Self::Channels, Value::Array(items)) => self.check_channels(items),
-            (Self::Flag | Self::Number(..) | Self::Channels, other) => Err(self.wrong_type(other)),
+            (Self::Numbers(min, max, count), Value::Array(items)) => {
+                self.check_numbers(items, min..=max, count)
+            }
+            (Self::Flag | Self::Number(..) | Self::Numbers(..) | Self::Channels, other) => {
+                Err(self.wrong_type(other))
+            }
             (_, Value::String(text)) if text.is_empty() => {
                 if optional {
                     Ok(())
@@ -122,10 +141,32 @@ impl Kind {
         if seen.is_empty() { Err(self.complaint("is empty".to_owned())) } else { Ok(()) }
     }
 
+    fn check_numbers(
+        self,
+        items: &[Value],
+        bounds: std::ops::RangeInclusive<i64>,
+        count: usize,
+    ) -> Result<(), Complaint> {
+        let mut seen = Vec::new();
+        for item in items {
+            let number = item.as_integer().filter(|number| bounds.contains(number));
+            let number = number.ok_or_else(|| self.complaint(format!("{item} is out of bounds")))?;
+            if seen.contains(&number) {
+                return Err(self.complaint(format!("{item} stands there twice")));
+            }
+            seen.push(number);
+        }
+        match seen.len() {
+            0 => Err(self.complaint("is empty".to_owned())),
+            given if given > count => Err(self.complaint(format!("has {given} numbers"))),
+            _ => Ok(()),
+        }
+    }
+
     /// Is this text, which is not empty, of this kind?
     fn accepts(self, text: &str) -> bool {
         match self {
-            Self::Flag | Self::Number(..) | Self::Channels => false,
+            Self::Flag | Self::Number(..) | Self::Numbers(..) | Self::Channels => false,
             Self::Text(max_chars) => text.chars().count() <= max_chars && !text.chars().any(char::is_control),
             Self::Word(words) => words.contains(&text),
             Self::Name(max_chars) => {
@@ -150,6 +191,7 @@ impl Kind {
             Self::TimeZone => jiff::tz::TimeZone::get(text).is_ok(),
             Self::Locale => is_locale(text),
             Self::File => std::fs::metadata(text).is_ok_and(|file| file.is_file()),
+            Self::SigningKey => is_signing_key(text),
             Self::LogFilter => EnvFilter::builder().parse(text).is_ok(),
         }
     }
@@ -159,6 +201,9 @@ impl Kind {
         match self {
             Self::Flag => "true or false".to_owned(),
             Self::Number(min, max) => format!("a whole number from {min} to {max}"),
+            Self::Numbers(min, max, count) => {
+                format!("a list of 1 to {count} whole numbers from {min} to {max}, each once")
+            }
             Self::Text(max_chars) => format!("text of at most {max_chars} characters on one line"),
             Self::Word(words) => words.join(", "),
             Self::Name(max_chars) => format!("at most {max_chars} characters of A-Z a-z 0-9 . _ -"),
@@ -182,6 +227,7 @@ impl Kind {
                 format!("a list of at least one of {}, each once", words.join(", "))
             }
             Self::File => "the path of a file that this process may see".to_owned(),
+            Self::SigningKey => "a public key of P-256 as DER (SubjectPublicKeyInfo) in base64".to_owned(),
             Self::LogFilter => "a level (error, warn, info, debug, trace) or target=level,…".to_owned(),
         }
     }
@@ -195,6 +241,7 @@ impl Kind {
         let wanted = match self {
             Self::Flag => "true or false",
             Self::Number(..) => "a whole number",
+            Self::Numbers(..) => "a list of whole numbers",
             Self::Channels => "a list of texts",
             _ => "a text",
         };
@@ -227,6 +274,11 @@ pub(crate) fn is_loopback_url(text: &str) -> bool {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     })
+}
+
+fn is_signing_key(text: &str) -> bool {
+    let der = base64::engine::general_purpose::STANDARD.decode(text);
+    der.is_ok_and(|der| ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, der).is_ok())
 }
 
 fn is_server(text: &str) -> bool {

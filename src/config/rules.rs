@@ -63,6 +63,7 @@ const SECOND_MS: i64 = 1000;
 const MINUTE_MS: i64 = 60 * SECOND_MS;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 const DAY_MS: i64 = 24 * HOUR_MS;
+const DAY_S: i64 = DAY_MS / SECOND_MS;
 const KIB: i64 = 1024;
 const MIB: i64 = 1024 * KIB;
 
@@ -137,6 +138,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("sms.status_callback_base_url", Kind::HttpUrl).optional(),
     ms("sms.timeout_ms", 100, 2 * MINUTE_MS),
     count("sms.concurrency", 1, 10_000),
+    rule("sms.help_reply", Kind::Text(320)).optional(),
     rule("email.enabled", Kind::Flag),
     rule("email.smtp_host", Kind::Host),
     count("email.smtp_port", 1, 65_535),
@@ -147,6 +149,11 @@ pub(super) const RULES: &[Rule] = &[
     rule("email.message_id_domain", Kind::Host),
     ms("email.timeout_ms", 100, 5 * MINUTE_MS),
     count("email.concurrency", 1, 1000),
+    rule("email.event_webhook_public_key", Kind::SigningKey).optional(),
+    ms("email.event_webhook_max_age_ms", SECOND_MS, 2 * DAY_MS),
+    rule("email.unsubscribe_base_url", Kind::HttpUrl).optional(),
+    rule("email.unsubscribe_key", Kind::Text(1024)).optional().secret(),
+    rule("email.unsubscribe_previous_key", Kind::Text(1024)).optional().secret(),
     rule("push.enabled", Kind::Flag),
     rule("push.base_url", Kind::HttpUrl),
     rule("push.project_id", Kind::Name(64)),
@@ -157,10 +164,13 @@ pub(super) const RULES: &[Rule] = &[
     count("workers.batch_max_rows", 1, 10_000),
     count("workers.in_flight_max", 1, 100_000),
     ms("workers.unmatched_expiry_ms", 1_000, 30 * DAY_MS),
+    rule("appointments.reminder_offsets_s", Kind::Numbers(60, 90 * DAY_S, 10)),
+    rule("appointments.confirmed_offset_max_s", Kind::Number(0, 90 * DAY_S)),
     rule("app.listen", Kind::Listen),
     rule("app.allow_unauthenticated", Kind::Flag),
     count("app.request_max_bytes", KIB, 16 * MIB),
     count("app.concurrency", 1, 100_000),
+    count("app.streams_max", 1, 100_000),
     rule("auth.jwks_file", Kind::File).optional(),
     rule("auth.jwks_url", Kind::HttpUrl).optional(),
     rule("auth.token_issuer", Kind::Text(256)).optional(),

@@ -174,6 +174,8 @@ impl Dispatcher {
         };
         let message = Message {
             delivery_id: assignment.delivery_id,
+            recipient_id: assignment.recipient_id,
+            purpose: assignment.purpose,
             attempt_group: assignment.attempt_group,
             urgency: assignment.urgency,
             address: assignment.address.clone(),

@@ -1,7 +1,11 @@
 //! PostgreSQL: every SQL statement of the service lives here.
 
+pub mod addressees;
 mod aftermath;
+pub mod appointments;
 pub mod audit;
+pub mod batch_rows;
+pub mod batches;
 mod cases;
 pub mod claim;
 pub mod conflict;

@@ -7,8 +7,9 @@ use anyhow::{Context as _, anyhow};
 use axum::Router;
 
 use super::{Context, Unavailable};
-use crate::api::webhooks::Twilio;
+use crate::api::webhooks::Webhooks;
 use crate::api::{self, Front, Outgoing, Position, PublishError, Publisher, ServeError};
+use crate::deliver::Renderer;
 use crate::domain::{NotificationRequested, NotificationUpdate, Urgency};
 use crate::record::{migrate, pool};
 use crate::topic::encoder::{EncodeError, Encoder};
@@ -39,9 +40,11 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
         config: ctx.config.app.clone(),
         auth: ctx.config.auth.clone(),
         publisher: publisher(&ctx)?,
-        twilio: Twilio::from_config(&ctx.config.sms),
+        webhooks: Webhooks::from_config(&ctx.config),
         pool: pool::pool(&ctx.config.postgres)?,
         schedule_max: Duration::from_millis(ctx.config.plan.schedule_max_ms),
+        appointments: ctx.config.appointments.clone(),
+        renderer: Arc::new(Renderer::embedded(&ctx.config.plan)?),
         extra_http,
         links,
         health: Arc::clone(&ctx.health),

@@ -261,6 +261,20 @@ pub fn outbox_published(n: u64) {
     }
 }
 
+/// A due reminder, by what came of it.
+pub fn reminder(result: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.reminders.add(1, &[word("result", result)]);
+    }
+}
+
+/// Recipients of batches whose requests the broker has acknowledged.
+pub fn batch_published(n: u64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.batch_published.add(n, &[]);
+    }
+}
+
 /// Due deliveries that a worker has claimed.
 pub fn due_claimed(n: u64) {
     if let Some(i) = INSTRUMENTS.get() {

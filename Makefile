@@ -17,6 +17,8 @@ REQUESTS ?=
 BULK ?=
 PATIENTS ?=
 ONCE ?=
+# `make bench`: one of benches/, or all of them.
+BENCH ?= *
 
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
@@ -66,15 +68,15 @@ test: test-deps ## Unit, documentation and integration tests on a stack of their
 	@exec '$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS)
 
 .PHONY: bench
-bench: deps ## Drain rates, beside raw consume and COPY in the same run
+bench: deps ## The front beside a bare handler, the drain beside raw consume and COPY
 	@cargo build --locked --release --bin patient-notify -j $(JOBS)
-	@cargo bench --locked --bench drain --no-run -j $(JOBS)
-	@exec '$(release)' stack run --free-ports -- cargo bench --locked --bench drain -j $(JOBS)
+	@cargo bench --locked --no-run --bench '$(BENCH)' -j $(JOBS)
+	@exec '$(release)' stack run --free-ports -- cargo bench --locked --bench '$(BENCH)' -j $(JOBS)
 
 # --- Check: what a change must pass besides the tests ----------------------------
 
 .PHONY: check
-check: lint-fmt lint-scripts lint-proto lint-deny lint-clippy lint-doc lint-schemas ## Formats, lints, licences, contracts
+check: lint-fmt lint-scripts lint-proto lint-breaking lint-deny lint-clippy lint-doc lint-schemas ## Formats, lints, licences, contracts
 	@echo "check: all passed"
 
 .PHONY: check-deps
@@ -105,6 +107,11 @@ lint-deny: check-deps ## Licences, bans and sources of dependencies
 lint-proto: check-deps ## buf, on the gRPC contracts
 	@source scripts/tools-dir.sh && source tools/versions.env && \
 		BUF_CACHE_DIR="$$TOOLS_DIR/.cache" "$$TOOLS_DIR/buf-$$BUF_VERSION/bin/buf" lint
+
+.PHONY: lint-breaking
+lint-breaking: check-deps ## buf, on the gRPC contracts against the previous main
+	@source scripts/tools-dir.sh && source tools/versions.env && export BUF_CACHE_DIR="$$TOOLS_DIR/.cache" && \
+		scripts/protos-compatible.sh "$$TOOLS_DIR/buf-$$BUF_VERSION/bin/buf"
 
 .PHONY: lint-scripts
 lint-scripts: check-deps ## shellcheck

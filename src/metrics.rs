@@ -275,6 +275,27 @@ pub fn grpc_request(method: &'static str, code: &'static str, elapsed: Duration)
     }
 }
 
+/// gRPC streams of this method that are open, up or down by `delta`.
+pub fn grpc_streams(method: &'static str, delta: i64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.grpc_streams.add(delta, &[word("method", method)]);
+    }
+}
+
+/// One gRPC stream has ended: full method and code by name.
+pub fn grpc_stream_ended(method: &'static str, code: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.grpc_streams_ended.add(1, &[word("method", method), word("code", code)]);
+    }
+}
+
+/// A gRPC call that its caller may not make, for example `token_expired` or `scope`.
+pub fn call_refused(method: &'static str, reason: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.calls_refused.add(1, &[word("method", method), word("reason", reason)]);
+    }
+}
+
 /// One callback of a provider, by what came of it.
 pub fn webhook(provider: &'static str, result: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {

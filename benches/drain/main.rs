@@ -11,6 +11,8 @@
 )]
 
 mod baseline;
+#[path = "../shared/stack.rs"]
+mod stack;
 mod stub;
 mod world;
 

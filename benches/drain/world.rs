@@ -14,16 +14,17 @@ use patient_notify::decode::RecordKind;
 use patient_notify::deliver::Providers;
 use patient_notify::domain::{Channel, QuietHours, Redacted, Relation};
 use patient_notify::health::Health;
+use patient_notify::record::pool;
 use patient_notify::record::recipients::{ContactPointUpsert, RecipientUpsert, upsert_many};
-use patient_notify::record::{migrate, pool};
 use patient_notify::roles::{self, Context};
 use patient_notify::topic::encoder::Encoder;
+use patient_notify::topic::lag;
 use patient_notify::topic::names::TEST_RESULTS;
 use patient_notify::topic::producer::Producer;
 use patient_notify::topic::sample::{SampleOptions, sample_patient, sample_results};
-use patient_notify::topic::{admin, lag, schemas};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
+
+use crate::stack;
 
 /// Patients that the results are spread over.
 const PATIENTS: u64 = 50_000;
@@ -45,26 +46,10 @@ pub struct Drained {
     pub cpu: Duration,
 }
 
-fn from_stack(name: &str) -> anyhow::Result<String> {
-    std::env::var(name).with_context(|| format!("{name} is not set: run `make bench`"))
-}
-
 impl World {
     pub async fn new(results: u64) -> anyhow::Result<Self> {
-        let name = format!("bench_{}", Uuid::new_v4().simple());
-        let server = from_stack("PATIENT_NOTIFY_TEST_POSTGRES_URL")?;
-        let mut config = Config::from_defaults();
-        config.postgres.url = server.clone().into();
-        pool::pool(&config.postgres)?.get().await?.batch_execute(&format!("CREATE DATABASE {name}")).await?;
-        let (address, _) = server.rsplit_once('/').context("the stack's PostgreSQL URL names no database")?;
-        config.postgres.url = format!("{address}/{name}").into();
-        config.kafka.bootstrap_servers = from_stack("PATIENT_NOTIFY_TEST_BROKERS")?;
-        config.kafka.topic_prefix = format!("{name}.");
-        config.registry.url = from_stack("PATIENT_NOTIFY_TEST_REGISTRY_URL")?;
+        let mut config = stack::prepare().await?;
         config.sms.concurrency = 1_024;
-        migrate::run(&config.postgres).await?;
-        admin::apply(&config).await?;
-        schemas::apply(&config).await?;
         let world = Self {
             pool: pool::pool(&config.postgres)?,
             topic: TEST_RESULTS.full_name(&config.kafka.topic_prefix),

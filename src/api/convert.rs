@@ -5,6 +5,8 @@ use jiff::Timestamp;
 use jiff::civil::Time;
 
 use super::proto;
+use crate::domain::appointment::{AppointmentStatus, ReminderState};
+use crate::domain::batch::BatchState;
 use crate::domain::{
     Channel, Engagement, Purpose, QuietHours, ReceiptStatus, Relation, State, Strategy, Urgency,
 };
@@ -45,6 +47,16 @@ both_ways!(State, state_from, state_to, Unspecified, {
     PermanentFailure, TechnicalFailure, Expired, Cancelled, Suppressed,
 });
 
+both_ways!(AppointmentStatus, appointment_status_from, appointment_status_to, Unspecified, {
+    Booked, Confirmed, Cancelled,
+});
+both_ways!(ReminderState, reminder_state_from, reminder_state_to, Unspecified, {
+    Planned, Fired, Skipped, Cancelled, Recalling, Recalled,
+});
+both_ways!(BatchState, batch_state_from, batch_state_to, Unspecified, {
+    Draft, Uploading, Ready, Running, Paused, Done, Cancelled,
+});
+
 /// The contract's form of a time.
 #[must_use]
 pub fn timestamp_to(time: Timestamp) -> prost_types::Timestamp {
@@ -66,8 +78,13 @@ pub fn minute_from(text: &str) -> Option<Time> {
 /// The contract's form of quiet hours.
 #[must_use]
 pub fn quiet_hours_to(quiet: QuietHours) -> proto::QuietHours {
-    let minute = |time: Time| format!("{:02}:{:02}", time.hour(), time.minute());
-    proto::QuietHours { start: minute(quiet.start), end: minute(quiet.end) }
+    proto::QuietHours { start: minute_to(quiet.start), end: minute_to(quiet.end) }
+}
+
+/// `HH:MM`.
+#[must_use]
+pub fn minute_to(time: Time) -> String {
+    format!("{:02}:{:02}", time.hour(), time.minute())
 }
 
 #[cfg(test)]

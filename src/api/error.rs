@@ -19,6 +19,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The same, when this process has too much to do.
 const OVERLOAD_RETRY_AFTER: Duration = Duration::from_millis(200);
 
+/// The same, where another server, or a new stream, goes on at once.
+const RESUME_AFTER: Duration = Duration::from_millis(100);
+
 /// Why a call was not answered with OK.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -28,6 +31,9 @@ pub enum ApiError {
     /// Nobody is known by what the call carries.
     #[error("caller is not authenticated: {0}")]
     Unauthenticated(String),
+    /// What proves who calls cannot be checked now.
+    #[error("the keys that callers are checked with are away; come back later")]
+    KeysAway,
     /// The caller may not do this.
     #[error("caller lacks the scope {0}")]
     Forbidden(Scope),
@@ -71,6 +77,12 @@ pub enum ApiError {
     /// Too many calls at once.
     #[error("too many calls at once; come back later")]
     Overloaded,
+    /// This server stops; a stream is resumed at another one.
+    #[error("this server is stopping; open the stream again and resume where it ended")]
+    Stopping,
+    /// A stream has had its longest time; it is resumed by a new one.
+    #[error("this stream has lasted as long as one may; open it again and resume where it ended")]
+    StreamEnded,
     /// The deadline has passed.
     #[error("deadline has passed before the call was done")]
     DeadlineExceeded,
@@ -123,6 +135,7 @@ impl ApiError {
             Self::Publish(PublishError::Broker(_)) => Some("kafka"),
             Self::Publish(PublishError::Registry(_)) => Some("registry"),
             Self::Record(RecordError::Unavailable(_)) => Some("postgres"),
+            Self::KeysAway => Some("token_keys"),
             Self::Publish(PublishError::Refused(_))
             | Self::Record(RecordError::Bug(_))
             | Self::Invalid(_)
@@ -135,6 +148,8 @@ impl ApiError {
             | Self::NotYetProcessed
             | Self::RecipientErased
             | Self::Overloaded
+            | Self::Stopping
+            | Self::StreamEnded
             | Self::DeadlineExceeded => None,
         }
     }
@@ -154,6 +169,10 @@ impl ApiError {
         match self {
             Self::Invalid(_) => Disposition::told(Code::InvalidArgument, "INVALID_REQUEST"),
             Self::Unauthenticated(_) => Disposition::told(Code::Unauthenticated, "UNAUTHENTICATED"),
+            Self::KeysAway => Disposition {
+                retry_after: Some(RETRY_AFTER),
+                ..Disposition::told(Code::Unavailable, "KEYS_UNAVAILABLE")
+            },
             Self::Forbidden(_) => Disposition::told(Code::PermissionDenied, "SCOPE_MISSING"),
             Self::OverQuota { retry_after, .. } => Disposition {
                 retry_after: Some(*retry_after),
@@ -170,6 +189,14 @@ impl ApiError {
             Self::Overloaded => Disposition {
                 retry_after: Some(OVERLOAD_RETRY_AFTER),
                 ..Disposition::told(Code::ResourceExhausted, "OVERLOADED")
+            },
+            Self::Stopping => Disposition {
+                retry_after: Some(RESUME_AFTER),
+                ..Disposition::told(Code::Unavailable, "SERVER_STOPPING")
+            },
+            Self::StreamEnded => Disposition {
+                retry_after: Some(RESUME_AFTER),
+                ..Disposition::told(Code::Unavailable, "STREAM_TIME_OVER")
             },
             Self::DeadlineExceeded => Disposition::told(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::Publish(PublishError::Broker(_)) => Disposition::unavailable(
@@ -254,7 +281,10 @@ mod tests {
     fn what_passes_tells_when_to_come_back() {
         let passing = [
             (ApiError::NotYetProcessed, Code::Unavailable, "NOT_YET_PROCESSED"),
+            (ApiError::KeysAway, Code::Unavailable, "KEYS_UNAVAILABLE"),
             (ApiError::Overloaded, Code::ResourceExhausted, "OVERLOADED"),
+            (ApiError::Stopping, Code::Unavailable, "SERVER_STOPPING"),
+            (ApiError::StreamEnded, Code::Unavailable, "STREAM_TIME_OVER"),
             (PublishError::Broker("x".into()).into(), Code::Unavailable, "BROKER_UNAVAILABLE"),
             (PublishError::Registry("x".into()).into(), Code::Unavailable, "REGISTRY_UNAVAILABLE"),
             (RecordError::unavailable("x").into(), Code::Unavailable, "DATABASE_UNAVAILABLE"),

@@ -1,4 +1,7 @@
-//! Bounds of every call: how many at once, and until when.
+//! Bounds of every call: how many at once, and until when. Streams have places and a
+//! longest time of their own, see [`stream`].
+
+pub mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +12,10 @@ use axum::middleware::Next;
 use axum::response::Response;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::auth::methods;
+use super::auth::methods::{self, Kind};
 use super::error::ApiError;
 use crate::metrics;
 
@@ -29,15 +33,15 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    fn after(timeout: Duration) -> Self {
+    fn after(timeout: Duration, longest: Duration) -> Self {
         let begun = Instant::now();
-        Self { begun, end: begun + timeout.min(CALL_MAX) }
+        Self { begun, end: begun + timeout.min(longest) }
     }
 
     /// The deadline of a call that came through [`bound`].
     #[must_use]
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
-        request.extensions().get().copied().unwrap_or_else(|| Self::after(CALL_MAX))
+        request.extensions().get().copied().unwrap_or_else(|| Self::after(CALL_MAX, CALL_MAX))
     }
 
     /// Until when the work may last: a little less than the deadline, at most a tenth.
@@ -47,12 +51,37 @@ impl Deadline {
     }
 }
 
+/// What all calls of a server share.
+#[derive(Debug)]
+pub struct Bounds {
+    calls: Semaphore,
+    streams: Arc<Semaphore>,
+    shutdown: CancellationToken,
+}
+
+impl Bounds {
+    /// At most so many calls with one answer, and so many streams, at once. Streams
+    /// are told to resume elsewhere when `shutdown` is cancelled.
+    #[must_use]
+    pub fn new(calls: usize, streams: usize, shutdown: CancellationToken) -> Self {
+        Self { calls: Semaphore::new(calls), streams: Arc::new(Semaphore::new(streams)), shutdown }
+    }
+}
+
 /// Middleware of the project's services: refuses a call when too many are under way,
 /// and ends it at its deadline.
-pub async fn bound(State(places): State<Arc<Semaphore>>, mut request: Request, next: Next) -> Response {
-    let method = method(request.uri().path());
-    let deadline = Deadline::after(timeout(request.headers()).unwrap_or(CALL_MAX));
-    let answer = match places.try_acquire() {
+pub async fn bound(State(bounds): State<Arc<Bounds>>, request: Request, next: Next) -> Response {
+    match methods::find(request.uri().path()) {
+        Some(method) if method.kind == Kind::Stream => stream::run(&bounds, method.path, request, next).await,
+        method => call(&bounds, method.map_or("other", |known| known.path), request, next).await,
+    }
+}
+
+/// One request, one answer. A method that the contract does not know is `other` on
+/// metrics: a caller cannot make up new labels.
+async fn call(bounds: &Bounds, method: &'static str, mut request: Request, next: Next) -> Response {
+    let deadline = Deadline::after(timeout(request.headers()).unwrap_or(CALL_MAX), CALL_MAX);
+    let answer = match bounds.calls.try_acquire() {
         Ok(_place) => {
             request.extensions_mut().insert(deadline);
             timeout_at(deadline.end, next.run(request))
@@ -61,7 +90,7 @@ pub async fn bound(State(places): State<Arc<Semaphore>>, mut request: Request, n
         }
         Err(_) => refusal(ApiError::Overloaded),
     };
-    metrics::grpc_request(method, code_name(code_of(&answer)), deadline.begun.elapsed());
+    metrics::grpc_request(method, code_name(code_of(answer.headers())), deadline.begun.elapsed());
     answer
 }
 
@@ -69,15 +98,10 @@ fn refusal(error: ApiError) -> Response {
     error.into_status().into_http()
 }
 
-/// The method as a label: a caller cannot make up new ones.
-fn method(path: &str) -> &'static str {
-    methods::find(path).map_or("other", |known| known.path)
-}
-
-/// An error's code stands in the headers; the code of an answer with a body comes
-/// after it, and there is such an answer only when the call went well.
-fn code_of(answer: &Response) -> Code {
-    answer.headers().get("grpc-status").map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
+/// An error's code stands in the headers, or in the trailers; the code of an answer
+/// with a body comes after it, and there is such an answer only when the call went well.
+fn code_of(headers: &HeaderMap) -> Code {
+    headers.get("grpc-status").map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
 /// The contract's name of a code.
@@ -142,20 +166,18 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_bounded_and_errors_are_counted_by_name() {
-        let send = "/patientnotify.v1.NotificationService/Send";
-        assert_eq!(method(send), send);
-        assert_eq!(method("/patientnotify.v1.NotificationService/Made-up"), "other");
-        assert_eq!(code_name(code_of(&refusal(ApiError::Overloaded))), "RESOURCE_EXHAUSTED");
-        assert_eq!(code_name(code_of(&Response::default())), "OK");
+    fn errors_are_counted_by_name() {
+        let refused = refusal(ApiError::Overloaded);
+        assert_eq!(code_name(code_of(refused.headers())), "RESOURCE_EXHAUSTED");
+        assert_eq!(code_name(code_of(&HeaderMap::new())), "OK");
     }
 
     #[tokio::test]
     async fn no_call_lasts_longer_than_the_bound() {
-        let deadline = Deadline::after(Duration::from_secs(3600));
+        let deadline = Deadline::after(Duration::from_secs(3600), CALL_MAX);
         assert_eq!(deadline.end - deadline.begun, CALL_MAX);
         assert_eq!(deadline.end - deadline.for_work(), WAY_BACK);
-        let short = Deadline::after(Duration::from_millis(100));
+        let short = Deadline::after(Duration::from_millis(100), CALL_MAX);
         assert_eq!(short.end - short.for_work(), Duration::from_millis(10));
     }
 }

@@ -19,7 +19,6 @@ use axum::routing::get;
 use deadpool_postgres::Pool;
 use jiff::SignedDuration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -31,12 +30,19 @@ use tonic_health::server::HealthReporter;
 use tonic_web::GrpcWebLayer;
 
 use crate::config;
+use crate::deliver::Renderer;
 use crate::health::Health;
+use auth::{Auth, Tls};
+use proto::appointment_service_server::AppointmentServiceServer;
+use proto::batch_service_server::BatchServiceServer;
 use proto::notification_service_server::NotificationServiceServer;
 use proto::operations_service_server::OperationsServiceServer;
 use proto::recipient_service_server::RecipientServiceServer;
+use proto::template_service_server::TemplateServiceServer;
 
+pub mod appointment;
 pub mod auth;
+pub mod batch;
 pub mod browser;
 pub mod convert;
 pub mod error;
@@ -45,9 +51,11 @@ mod index;
 pub mod mask;
 pub mod notification;
 pub mod operations;
+pub mod page;
 pub mod proto;
 pub mod publisher;
 pub mod recipient;
+pub mod template;
 #[cfg(test)]
 mod tests;
 pub mod token;
@@ -58,21 +66,26 @@ pub use publisher::{Outgoing, PublishError, Publisher};
 pub use token::Position;
 
 /// Services whose health is told by name; the empty name is the whole server.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 7] = [
     "",
+    "patientnotify.v1.AppointmentService",
+    "patientnotify.v1.BatchService",
     "patientnotify.v1.NotificationService",
     "patientnotify.v1.OperationsService",
     "patientnotify.v1.RecipientService",
+    "patientnotify.v1.TemplateService",
 ];
 /// How often the health service asks the probes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long open streams (health watches, reflection) may keep a stopping server:
-/// every call has ended by then, because none lasts longer than [`guard::CALL_MAX`].
+/// every call has ended by then, because none lasts longer than [`guard::CALL_MAX`],
+/// and streams of ours are ended by [`guard::stream`].
 const STOP_MAX: Duration = guard::CALL_MAX.saturating_add(Duration::from_secs(1));
 /// A client that vanished is noticed after interval plus time-out.
 const HTTP2_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections are renewed, so that clients spread over new pods.
+/// Connections are renewed, so that clients spread over new pods. What is under way on
+/// an old one is finished: calls and streams have longest times of their own.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(1800);
 /// Bytes of one request's headers.
 const HEADERS_MAX_BYTES: u32 = 16 * 1024;
@@ -81,6 +94,8 @@ const HEADERS_MAX_BYTES: u32 = 16 * 1024;
 pub struct Front {
     /// Address and bounds.
     pub config: config::App,
+    /// Who may call.
+    pub auth: config::Auth,
     /// To the broker.
     pub publisher: Publisher,
     /// Who may tell it something by HTTP.
@@ -91,6 +106,10 @@ pub struct Front {
     pub operations: operations::Setup,
     /// How far ahead a message may be scheduled.
     pub schedule_max: Duration,
+    /// Reminders before the start, and after a confirmation.
+    pub appointments: config::Appointments,
+    /// Makes the words of messages.
+    pub renderer: Arc<Renderer>,
     /// More pages on the same port (the sandbox's inbox). It must not have the path
     /// `/`; its fallback is not used.
     pub extra_http: Router,
@@ -111,9 +130,13 @@ pub enum ServeError {
     /// Callers are not authenticated, so only this machine may call.
     #[error(
         "app.listen is {0}, which other machines can reach, and callers are not authenticated: listen on \
-         127.0.0.1 or [::1], or set app.allow_unauthenticated = true where a mesh authenticates them"
+         127.0.0.1 or [::1], configure [auth], or set app.allow_unauthenticated = true where a mesh \
+         authenticates them"
     )]
     NotLoopback(SocketAddr),
+    /// What callers are to be authenticated by cannot be used.
+    #[error(transparent)]
+    Auth(#[from] auth::AuthFaults),
     /// The port cannot be had.
     #[error("cannot listen on app.listen = {address}: {}", listen_fault(.source))]
     Listen {
@@ -165,10 +188,12 @@ impl Serving {
 /// Binds the port, then serves in the background until `shutdown`.
 ///
 /// # Errors
-/// When the address is not one, is not loopback without
-/// `app.allow_unauthenticated`, or is taken.
+/// When the address is not one, is not loopback although callers are not
+/// authenticated (without `app.allow_unauthenticated`), or is taken; when what callers
+/// are to be authenticated by cannot be used.
 pub async fn serve(front: Front) -> Result<Serving, ServeError> {
-    let listener = listen(&front.config).await?;
+    let auth = Auth::read(&front.auth).await?;
+    let listener = listen(&front.config, &auth).await?;
     let address = listener
         .local_addr()
         .map_err(|source| ServeError::Listen { address: SocketAddr::from(([0, 0, 0, 0], 0)), source })?;
@@ -182,39 +207,47 @@ pub async fn serve(front: Front) -> Result<Serving, ServeError> {
     let router = Router::new()
         .route("/", get(move || std::future::ready(page.clone())))
         .merge(open)
-        .merge(services(&front))
+        .merge(services(&front, &auth))
         .merge(webhooks::router(front.webhooks, front.publisher.clone(), front.pool.clone()))
         .merge(front.extra_http.reset_fallback())
         .fallback(no_such_path);
 
-    let (health, shutdown) = (front.health, front.shutdown);
+    let (health, shutdown, pool) = (front.health, front.shutdown, front.pool);
     tokio::spawn(tell_health(reporter, Arc::clone(&health), shutdown.clone()));
-    let task = tokio::spawn(run(
-        listener,
-        Routes::from(router).prepare(),
-        front.config.concurrency,
-        health,
-        shutdown,
-    ));
+    auth.start(pool.clone(), shutdown.clone());
+    let at_once = front.config.concurrency.saturating_add(front.config.streams_max);
+    let server = run(listener, auth.tls(), Routes::from(router).prepare(), at_once, health, shutdown);
+    let task = tokio::spawn(async move {
+        let ended = server.await;
+        auth.finish(&pool).await;
+        ended
+    });
     Ok(Serving { address, task })
 }
 
-async fn listen(config: &config::App) -> Result<TcpListener, ServeError> {
+async fn listen(config: &config::App, auth: &Auth) -> Result<TcpListener, ServeError> {
     let address: SocketAddr =
         config.listen.parse().map_err(|_| ServeError::Address(config.listen.clone()))?;
     let loopback = match address.ip() {
         IpAddr::V4(ip) => ip.is_loopback(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback()),
     };
-    if !loopback && !config.allow_unauthenticated {
-        return Err(ServeError::NotLoopback(address));
+    match (auth.authenticates(), loopback) {
+        (true, _) => {}
+        (false, true) => {
+            tracing::info!(%address, "callers are not authenticated: only this machine may call ([auth])");
+        }
+        (false, false) if config.allow_unauthenticated => {
+            tracing::warn!(%address, "callers are not authenticated: whoever reaches the port may call");
+        }
+        (false, false) => return Err(ServeError::NotLoopback(address)),
     }
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
 
 /// The project's services behind their bounds; from outside to inside: which pages may
-/// call, gRPC-Web, bounds.
-fn services(front: &Front) -> Router {
+/// call, gRPC-Web, bounds, who calls.
+fn services(front: &Front, auth: &Arc<Auth>) -> Router {
     let max_bytes = front.config.request_max_bytes;
     let notifications = notification::Notifications {
         publisher: front.publisher.clone(),
@@ -223,13 +256,28 @@ fn services(front: &Front) -> Router {
     };
     let recipients = recipient::Recipients { pool: front.pool.clone() };
     let operations = operations::Operations::new(front.pool.clone(), front.operations.clone());
+    let appointments = appointment::Appointments {
+        publisher: front.publisher.clone(),
+        pool: front.pool.clone(),
+        config: front.appointments.clone(),
+    };
+    let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
+    let templates = template::Templates { renderer: Arc::clone(&front.renderer) };
     Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
         .add_service(OperationsServiceServer::new(operations).max_decoding_message_size(max_bytes))
         .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))
+        .add_service(AppointmentServiceServer::new(appointments).max_decoding_message_size(max_bytes))
+        .add_service(BatchServiceServer::new(batches).max_decoding_message_size(max_bytes))
+        .add_service(TemplateServiceServer::new(templates).max_decoding_message_size(max_bytes))
         .into_axum_router()
         .reset_fallback()
+        .route_layer(middleware::from_fn_with_state(Arc::clone(auth), auth::check))
         .route_layer(middleware::from_fn_with_state(
-            Arc::new(Semaphore::new(front.config.concurrency)),
+            Arc::new(guard::Bounds::new(
+                front.config.concurrency,
+                front.config.streams_max,
+                front.shutdown.clone(),
+            )),
             guard::bound,
         ))
         .route_layer(GrpcWebLayer::new())
@@ -247,24 +295,33 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 
 async fn run(
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     routes: Routes,
     concurrency: usize,
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let server = Server::builder()
+    let router = Server::builder()
         .accept_http1(true)
         .max_concurrent_streams(u32::try_from(concurrency).unwrap_or(u32::MAX))
         .http2_keepalive_interval(Some(HTTP2_KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(HTTP2_KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(HEADERS_MAX_BYTES)
         .max_connection_age(CONNECTION_AGE_MAX)
-        .max_connection_age_grace(STOP_MAX)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.clone().cancelled_owned(),
-        );
+        .add_routes(routes);
+    let stop = shutdown.clone().cancelled_owned();
+    let server = async {
+        match tls {
+            Some(tls) => {
+                let incoming = tls.incoming(listener, shutdown.clone());
+                router.serve_with_incoming_shutdown(incoming, stop).await
+            }
+            None => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                router.serve_with_incoming_shutdown(incoming, stop).await
+            }
+        }
+    };
     let cut = async {
         shutdown.cancelled().await;
         health.stopping();

@@ -9,7 +9,7 @@ use deadpool_postgres::Pool;
 use jiff::{SignedDuration, Timestamp};
 use tonic::{Request, Response, Status};
 
-use super::auth::Caller;
+use super::auth::{Allowance, Caller};
 use super::error::ApiError;
 use super::guard::Deadline;
 use super::proto;
@@ -36,11 +36,13 @@ impl proto::notification_service_server::NotificationService for Notifications {
         request: Request<proto::NotificationServiceSendRequest>,
     ) -> Result<Response<proto::NotificationServiceSendResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let caller = Caller::of(&request)?.name;
+        let (caller, allowance) = (Caller::of(&request)?.name, Allowance::of(&request));
         let requested = send::requested(request.into_inner(), caller, Timestamp::now(), self.schedule_max)?;
         let id = NotificationId::for_request(&requested.caller, &requested.idempotency_key);
+        let taken = allowance.take(1)?;
         let position =
             self.publisher.publish(requested, deadline.for_work()).await.map_err(ApiError::from)?;
+        taken.keep();
         Ok(Response::new(proto::NotificationServiceSendResponse {
             notification_id: id.to_string(),
             consistency_token: Token { position, awaited: Awaited::Notification }.to_text(),

@@ -28,10 +28,8 @@ macro_rules! opaque_debug {
         }
     )+};
 }
-opaque_debug!(
-    NotificationServiceSendRequest,
-    RecipientServiceUpsertRequest,
-    ContactPoint,
-    DeadLetter,
-    OperationsServiceListDeadLettersResponse
-);
+opaque_debug!(NotificationServiceSendRequest, RecipientServiceUpsertRequest, ContactPoint);
+opaque_debug!(TemplateServicePreviewRequest, SmsPreview, EmailPreview, PushPreview);
+opaque_debug!(AppointmentServicePutRequest, Appointment);
+opaque_debug!(BatchServiceCreateRequest, BatchRow, BatchCsv);
+opaque_debug!(DeadLetter, OperationsServiceListDeadLettersResponse);

@@ -24,6 +24,7 @@ fn app(listen: &str) -> config::App {
         request_max_bytes: 64 * 1024,
         concurrency: 8,
         browser_origins: String::new(),
+        streams_max: 2,
     }
 }
 
@@ -39,10 +40,13 @@ fn front(config: config::App, publisher: Publisher) -> Front {
     health.add_readiness("test", || Ok(()));
     Front {
         config,
+        auth: config::Config::from_defaults().auth,
         publisher,
         webhooks: webhooks::Webhooks::default(),
         operations: operations::Setup::from_config(&config::Config::from_defaults()),
         schedule_max: Duration::from_secs(366 * 86_400),
+        appointments: config::Config::from_defaults().appointments,
+        renderer: Arc::new(Renderer::embedded(&config::Config::from_defaults().plan).unwrap()),
         pool: record::pool::pool(&postgres).unwrap(),
         extra_http: Router::new().route("/inbox", get(|| async { "inbox" })),
         links: vec![("Inbox".to_owned(), "/inbox".to_owned())],

@@ -2,6 +2,7 @@
 
 use std::str::FromStr as _;
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use tonic::metadata::MetadataMap;
 use tonic_types::FieldViolation;
@@ -11,8 +12,8 @@ use super::error::ApiError;
 use crate::domain::ids::is_opaque;
 use crate::domain::{Channel, NotificationId, PatientId};
 
-/// Metadata entry with the caller's name, until callers are authenticated.
-const CALLER_ENTRY: &str = "x-caller";
+/// Metadata entry with the caller's name, where callers are not authenticated.
+pub(super) const CALLER_ENTRY: &str = "x-caller";
 /// The caller's name where there is no such entry.
 const CALLER_DEFAULT: &str = "local";
 /// How far a caller's clock may be ahead of ours.
@@ -122,6 +123,22 @@ impl Violations {
     pub fn past(&mut self, field: &str, time: Option<Timestamp>, now: Timestamp) {
         let late = time.is_some_and(|time| time.duration_since(now) > CLOCK_SKEW);
         self.require(!late, field, "must not be in the future");
+    }
+
+    /// An IANA zone that must be there, in its canonical spelling; empty when it is
+    /// faulty, which is noted.
+    pub fn time_zone(&mut self, field: &str, name: &str) -> String {
+        let zone = TimeZone::get(name).ok().filter(|zone| !zone.is_unknown());
+        let known = zone.as_ref().and_then(TimeZone::iana_name);
+        self.require(known.is_some(), field, "must be an IANA time zone, for example Europe/Vienna");
+        known.unwrap_or_default().to_owned()
+    }
+
+    /// Text on one line, at most so many characters.
+    pub fn line(&mut self, field: &str, text: &str, max_chars: usize) {
+        let short = text.chars().count() <= max_chars;
+        self.require(short, field, &format!("has more than {max_chars} characters"));
+        self.require(!text.chars().any(char::is_control), field, "has a control character");
     }
 
     /// The caller's name.

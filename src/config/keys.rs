@@ -23,7 +23,9 @@ pub struct Config {
     pub email: Email,
     pub push: Push,
     pub workers: Workers,
+    pub appointments: Appointments,
     pub app: App,
+    pub auth: Auth,
     pub metrics: Metrics,
     pub log: Log,
     pub shutdown: Shutdown,
@@ -192,6 +194,14 @@ pub struct Workers {
     pub unmatched_expiry_ms: u64,
 }
 
+/// `[appointments]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Appointments {
+    pub reminder_offsets_s: Vec<i32>,
+    pub confirmed_offset_max_s: i32,
+}
+
 /// `[app]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -201,6 +211,48 @@ pub struct App {
     pub request_max_bytes: usize,
     pub concurrency: usize,
     pub browser_origins: String,
+    pub streams_max: usize,
+}
+
+/// `[auth]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    pub jwks_file: String,
+    pub jwks_url: String,
+    pub token_issuer: String,
+    pub token_audience: String,
+    pub token_leeway_ms: u64,
+    pub jwks_timeout_ms: u64,
+    pub jwks_stale_max_ms: u64,
+    pub tls_certificate_file: String,
+    pub tls_key_file: String,
+    pub client_ca_file: String,
+    pub callers_file: String,
+    pub reread_interval_ms: u64,
+    pub calls_per_second: u32,
+    pub calls_burst: u32,
+    pub notifications_per_day: u64,
+}
+
+impl Auth {
+    /// Are bearer tokens taken?
+    #[must_use]
+    pub const fn takes_tokens(&self) -> bool {
+        !(self.jwks_file.is_empty() && self.jwks_url.is_empty())
+    }
+
+    /// Are client certificates taken?
+    #[must_use]
+    pub const fn takes_certificates(&self) -> bool {
+        !self.client_ca_file.is_empty()
+    }
+
+    /// Must callers prove who they are?
+    #[must_use]
+    pub const fn authenticates(&self) -> bool {
+        self.takes_tokens() || self.takes_certificates()
+    }
 }
 
 /// `[metrics]`

@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Flag,
     /// A whole number within bounds, both included.
     Number(i64, i64),
+    /// Whole numbers within bounds (both included), each at most once, at most so many.
+    Numbers(i64, i64, usize),
     /// Text of at most so many characters, on one line.
     Text(usize),
     /// One of these words.
@@ -74,6 +76,14 @@ impl Kind {
                 .parse()
                 .map(Value::Integer)
                 .map_err(|_| self.complaint(format!("{} is not a whole number", quoted(text)))),
+            Self::Numbers(..) => {
+                let numbers = text.split(',').map(str::trim).filter(|number| !number.is_empty());
+                let numbers: Result<_, _> =
+                    numbers.map(|number| number.parse().map(Value::Integer)).collect();
+                numbers
+                    .map(Value::Array)
+                    .map_err(|_| self.complaint(format!("{} is not a list of whole numbers", quoted(text))))
+            }
             Self::Channels => {
                 let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
                 Ok(Value::Array(words.map(|word| Value::String(word.to_owned())).collect()))
@@ -94,7 +104,12 @@ impl Kind {
                 }
             }
             (Self::Channels, Value::Array(items)) => self.check_channels(items),
-            (Self::Flag | Self::Number(..) | Self::Channels, other) => Err(self.wrong_type(other)),
+            (Self::Numbers(min, max, count), Value::Array(items)) => {
+                self.check_numbers(items, min..=max, count)
+            }
+            (Self::Flag | Self::Number(..) | Self::Numbers(..) | Self::Channels, other) => {
+                Err(self.wrong_type(other))
+            }
             (_, Value::String(text)) if text.is_empty() => {
                 if optional {
                     Ok(())
@@ -128,10 +143,32 @@ impl Kind {
         if seen.is_empty() { Err(self.complaint("is empty".to_owned())) } else { Ok(()) }
     }
 
+    fn check_numbers(
+        self,
+        items: &[Value],
+        bounds: std::ops::RangeInclusive<i64>,
+        count: usize,
+    ) -> Result<(), Complaint> {
+        let mut seen = Vec::new();
+        for item in items {
+            let number = item.as_integer().filter(|number| bounds.contains(number));
+            let number = number.ok_or_else(|| self.complaint(format!("{item} is out of bounds")))?;
+            if seen.contains(&number) {
+                return Err(self.complaint(format!("{item} stands there twice")));
+            }
+            seen.push(number);
+        }
+        match seen.len() {
+            0 => Err(self.complaint("is empty".to_owned())),
+            given if given > count => Err(self.complaint(format!("has {given} numbers"))),
+            _ => Ok(()),
+        }
+    }
+
     /// Is this text, which is not empty, of this kind?
     fn accepts(self, text: &str) -> bool {
         match self {
-            Self::Flag | Self::Number(..) | Self::Channels => false,
+            Self::Flag | Self::Number(..) | Self::Numbers(..) | Self::Channels => false,
             Self::Text(max_chars) => text.chars().count() <= max_chars && !text.chars().any(char::is_control),
             Self::Word(words) => words.contains(&text),
             Self::Name(max_chars) => {
@@ -167,6 +204,9 @@ impl Kind {
         match self {
             Self::Flag => "true or false".to_owned(),
             Self::Number(min, max) => format!("a whole number from {min} to {max}"),
+            Self::Numbers(min, max, count) => {
+                format!("a list of 1 to {count} whole numbers from {min} to {max}, each once")
+            }
             Self::Text(max_chars) => format!("text of at most {max_chars} characters on one line"),
             Self::Word(words) => words.join(", "),
             Self::Name(max_chars) => format!("at most {max_chars} characters of A-Z a-z 0-9 . _ -"),
@@ -205,6 +245,7 @@ impl Kind {
         let wanted = match self {
             Self::Flag => "true or false",
             Self::Number(..) => "a whole number",
+            Self::Numbers(..) => "a list of whole numbers",
             Self::Channels => "a list of texts",
             _ => "a text",
         };
@@ -233,6 +274,15 @@ fn is_http_url(text: &str) -> bool {
 /// As browsers write it: without a path, and without the scheme's own port.
 fn is_origin(text: &str) -> bool {
     is_http_url(text) && reqwest::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
+}
+
+/// Is this an address of this machine?
+pub(crate) fn is_loopback_url(text: &str) -> bool {
+    let url = reqwest::Url::parse(text).ok();
+    url.as_ref().and_then(reqwest::Url::host_str).is_some_and(|host| {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    })
 }
 
 fn is_signing_key(text: &str) -> bool {

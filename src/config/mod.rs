@@ -20,10 +20,12 @@ use std::path::{Path, PathBuf};
 
 use draft::Draft;
 
+pub(crate) use kind::is_loopback_url;
+
 pub use fault::{ConfigFaults, Fault, Origin};
 pub use keys::{
-    App, Config, Email, Kafka, Log, Metrics, Plan, Postgres, Processor, Push, Registry, Retry, Secret,
-    Shutdown, Sms, Workers,
+    App, Appointments, Auth, Config, Email, Kafka, Log, Metrics, Plan, Postgres, Processor, Push, Registry,
+    Retry, Secret, Shutdown, Sms, Workers,
 };
 
 /// The defaults, and with them every key that exists.

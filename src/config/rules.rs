@@ -63,6 +63,7 @@ const SECOND_MS: i64 = 1000;
 const MINUTE_MS: i64 = 60 * SECOND_MS;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 const DAY_MS: i64 = 24 * HOUR_MS;
+const DAY_S: i64 = DAY_MS / SECOND_MS;
 const KIB: i64 = 1024;
 const MIB: i64 = 1024 * KIB;
 
@@ -163,11 +164,29 @@ pub(super) const RULES: &[Rule] = &[
     count("workers.batch_max_rows", 1, 10_000),
     count("workers.in_flight_max", 1, 100_000),
     ms("workers.unmatched_expiry_ms", 1_000, 30 * DAY_MS),
+    rule("appointments.reminder_offsets_s", Kind::Numbers(60, 90 * DAY_S, 10)),
+    rule("appointments.confirmed_offset_max_s", Kind::Number(0, 90 * DAY_S)),
     rule("app.listen", Kind::Listen),
     rule("app.allow_unauthenticated", Kind::Flag),
     count("app.request_max_bytes", KIB, 16 * MIB),
     count("app.concurrency", 1, 100_000),
     rule("app.browser_origins", Kind::Origins).optional(),
+    count("app.streams_max", 1, 100_000),
+    rule("auth.jwks_file", Kind::File).optional(),
+    rule("auth.jwks_url", Kind::HttpUrl).optional(),
+    rule("auth.token_issuer", Kind::Text(256)).optional(),
+    rule("auth.token_audience", Kind::Text(256)).optional(),
+    ms("auth.token_leeway_ms", 0, 5 * MINUTE_MS),
+    ms("auth.jwks_timeout_ms", 100, 8 * SECOND_MS),
+    ms("auth.jwks_stale_max_ms", MINUTE_MS, 30 * DAY_MS),
+    rule("auth.tls_certificate_file", Kind::File).optional(),
+    rule("auth.tls_key_file", Kind::File).optional(),
+    rule("auth.client_ca_file", Kind::File).optional(),
+    rule("auth.callers_file", Kind::File).optional(),
+    ms("auth.reread_interval_ms", 100, HOUR_MS),
+    count("auth.calls_per_second", 0, 1_000_000),
+    count("auth.calls_burst", 1, 1_000_000),
+    count("auth.notifications_per_day", 0, 1_000_000_000),
     rule("metrics.listen", Kind::Listen),
     rule("log.format", Kind::Word(&["human", "json"])),
     rule("log.filter", Kind::LogFilter),

@@ -165,10 +165,35 @@ fn rules_between_keys_are_checked() {
         (&[("PATIENT_NOTIFY_KAFKA__SECURITY_PROTOCOL", "sasl_ssl")], "a user name and a password"),
         (&[("PATIENT_NOTIFY_EMAIL__USERNAME", "u")], "email.username with email.password"),
         (&[("PATIENT_NOTIFY_PUSH__BASE_URL", "https://fcm.googleapis.com")], "a service account"),
+        (
+            &[("PATIENT_NOTIFY_AUTH__JWKS_URL", "https://login.example.org/keys")],
+            "auth.token_issuer with auth.token_audience",
+        ),
+        (
+            &[("PATIENT_NOTIFY_AUTH__JWKS_URL", "http://login.example.org/keys")],
+            "https, unless it is on this",
+        ),
+        (
+            &[("PATIENT_NOTIFY_AUTH__CLIENT_CA_FILE", "Cargo.toml")],
+            "auth.client_ca_file with auth.callers_file",
+        ),
+        (&[("PATIENT_NOTIFY_AUTH__TLS_KEY_FILE", "Cargo.toml")], "auth.tls_certificate_file with"),
+        (&[("PATIENT_NOTIFY_AUTH__CALLERS_FILE", "Cargo.toml")], "a table of callers only where"),
     ] {
         let text = from_variables(pairs).unwrap_err().to_string();
         assert!(text.contains(expected), "missing: {expected}\n{text}");
     }
+}
+
+#[test]
+fn authenticated_callers_may_come_from_everywhere() {
+    let keys = [
+        ("PATIENT_NOTIFY_APP__LISTEN", "0.0.0.0:9080"),
+        ("PATIENT_NOTIFY_AUTH__JWKS_URL", "https://login.example.org/keys"),
+        ("PATIENT_NOTIFY_AUTH__TOKEN_ISSUER", "https://login.example.org"),
+        ("PATIENT_NOTIFY_AUTH__TOKEN_AUDIENCE", "patient-notify"),
+    ];
+    assert!(from_variables(&keys).unwrap().auth.takes_tokens());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::fault::{Fault, Origin};
 use super::keys::Config;
+use super::kind::is_loopback_url;
 
 /// A rule between keys.
 struct Together {
@@ -146,9 +147,53 @@ const RULES: &[Together] = &[
         &["app.listen", "app.allow_unauthenticated"],
         |c| {
             c.app.allow_unauthenticated
+                || c.auth.authenticates()
                 || c.app.listen.parse().is_ok_and(|at: SocketAddr| at.ip().is_loopback())
         },
-        "a loopback address such as 127.0.0.1:9080, or true where a mesh authenticates callers",
+        "a loopback address such as 127.0.0.1:9080, callers who are authenticated (auth.jwks_file, auth.jwks_url or auth.client_ca_file), or true where a mesh authenticates them",
+    ),
+    together(
+        &["auth.jwks_file", "auth.jwks_url"],
+        |c| c.auth.jwks_file.is_empty() || c.auth.jwks_url.is_empty(),
+        "one of the two: keys have one source",
+    ),
+    together(
+        &["auth.token_issuer", "auth.token_audience", "auth.jwks_file", "auth.jwks_url"],
+        |c| {
+            let named = [&c.auth.token_issuer, &c.auth.token_audience];
+            named.iter().all(|text| text.is_empty() != c.auth.takes_tokens())
+        },
+        "token_issuer and token_audience with keys, and neither without: a token for somebody else must not count here",
+    ),
+    together(
+        &["auth.jwks_url"],
+        |c| !c.auth.jwks_url.starts_with("http://") || is_loopback_url(&c.auth.jwks_url),
+        "https, unless it is on this machine: whoever answers in the issuer's place makes every token",
+    ),
+    together(
+        &["auth.jwks_stale_max_ms", "auth.reread_interval_ms"],
+        |c| c.auth.jwks_stale_max_ms >= 2 * c.auth.reread_interval_ms,
+        "jwks_stale_max_ms at least twice reread_interval_ms: one failed reading must not lock everybody out",
+    ),
+    together(
+        &["auth.tls_certificate_file", "auth.tls_key_file"],
+        |c| c.auth.tls_certificate_file.is_empty() == c.auth.tls_key_file.is_empty(),
+        "both or neither",
+    ),
+    together(
+        &["auth.client_ca_file", "auth.tls_certificate_file"],
+        |c| !c.auth.takes_certificates() || !c.auth.tls_certificate_file.is_empty(),
+        "a certificate of the server where clients are to show theirs",
+    ),
+    together(
+        &["auth.client_ca_file", "auth.callers_file"],
+        |c| !c.auth.takes_certificates() || !c.auth.callers_file.is_empty(),
+        "a table of callers where certificates are taken: without it no certificate means anybody",
+    ),
+    together(
+        &["auth.callers_file", "auth.jwks_file", "auth.jwks_url", "auth.client_ca_file"],
+        |c| c.auth.callers_file.is_empty() || c.auth.authenticates(),
+        "a table of callers only where callers are authenticated: nobody else is bound by it",
     ),
     together(
         &["push.service_account_file", "push.base_url"],

@@ -22,6 +22,12 @@ pub(super) fn septets(text: &str) -> Option<usize> {
     })
 }
 
+/// Messages that a carrier makes of a text: a longer one is split, and each part has
+/// a head of seven septets.
+pub(super) const fn segments(septets: usize) -> usize {
+    if septets <= MESSAGE_MAX_SEPTETS { 1 } else { septets.div_ceil(MESSAGE_MAX_SEPTETS - 7) }
+}
+
 /// The same text in characters of one septet each, as near as the alphabet allows.
 pub(super) fn simplify(text: &str) -> String {
     text.chars().map(nearest).collect()
@@ -64,6 +70,11 @@ mod tests {
         assert_eq!(septets("5 €"), Some(4));
         assert_eq!(septets("sesión"), None);
         assert_eq!(BASIC.chars().count(), 127);
+    }
+
+    #[test]
+    fn a_long_text_is_split_into_shorter_parts() {
+        assert_eq!([0, 160, 161, 306, 307].map(segments), [1, 1, 2, 2, 3]);
     }
 
     #[test]

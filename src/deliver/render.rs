@@ -14,6 +14,7 @@ use minijinja::Environment;
 use minijinja::value::Value;
 
 use super::Content;
+use super::catalog::{self, TemplateInfo};
 use super::gsm7;
 use super::templates::SOURCES;
 use super::variables::{Language, Variable};
@@ -152,6 +153,41 @@ impl Renderer {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// What each template takes, in no order.
+    pub(super) fn parts(&self) -> impl Iterator<Item = TemplateInfo> {
+        self.templates.iter().map(|one| catalog::info(one.purpose, one.channel, one.locale, &one.variables))
+    }
+
+    /// What the template for this locale takes.
+    pub(super) fn info(&self, purpose: Purpose, channel: Channel, locale: &str) -> TemplateInfo {
+        let one = self.template(self.locale(locale), purpose, channel);
+        catalog::info(purpose, channel, one.locale, &one.variables)
+    }
+
+    /// Language and declared variables of the template for this locale.
+    pub(super) fn declared(
+        &self,
+        purpose: Purpose,
+        channel: Channel,
+        locale: &str,
+    ) -> (Language, &[(String, Variable)]) {
+        let one = self.template(self.locale(locale), purpose, channel);
+        (one.language, &one.variables)
+    }
+
+    /// A variable as the templates of a purpose declare it.
+    pub(super) fn of_purpose(
+        &self,
+        purpose: Purpose,
+        name: &str,
+    ) -> impl Iterator<Item = (Language, &Variable)> {
+        let of_purpose = self.templates.iter().filter(move |one| one.purpose == purpose);
+        of_purpose.flat_map(move |one| {
+            let named = one.variables.iter().filter(move |(declared, _)| declared == name);
+            named.map(|(_, variable)| (one.language, variable))
+        })
     }
 
     fn link(&self, code: &str) -> String {

@@ -66,7 +66,7 @@ pub struct Own {
 }
 
 /// A line for the why-log, or a status change with its place in the sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Of the notification's status changes; of a why-line: the last one's.
     pub sequence: i32,
@@ -76,6 +76,8 @@ pub struct Change {
     pub reason: Reason,
     /// The channel that brought it; `None`: none did.
     pub channel: Option<Channel>,
+    /// Whose word it follows from, of a why-line; `None`: nobody's.
+    pub by: Option<String>,
 }
 
 /// A notification and its deliveries.
@@ -177,7 +179,8 @@ impl Case {
 
     /// Its caller takes it back: what waits is not sent, nothing new is begun.
     /// What a provider has cannot be taken back. False when that changes no state.
-    pub fn cancel(&mut self) -> bool {
+    /// `by` is whoever says so.
+    pub fn cancel(&mut self, by: &str) -> bool {
         if self.cancelled {
             return false;
         }
@@ -187,21 +190,24 @@ impl Case {
         if self.state.is_terminal() {
             return false;
         }
+        let known = self.why.len();
         self.close();
         let (state, _) = self.aggregate();
         self.announce(state, Reason::Cancelled, None);
         self.explain(state, Reason::Cancelled, None);
+        self.sign(known, by);
         true
     }
 
     /// Its recipient did something with it, here or in the portal: what still waits
-    /// is not needed. False when as much was known before.
-    pub fn engage(&mut self, engagement: Engagement, at: Timestamp) -> bool {
+    /// is not needed. False when as much was known before. `by` is whoever says so.
+    pub fn engage(&mut self, engagement: Engagement, at: Timestamp, by: &str) -> bool {
         if self.engagement.is_some_and(|(known, _)| known >= engagement) {
             return false;
         }
         self.engagement = Some((engagement, at));
         self.changed = true;
+        let known = self.why.len();
         self.close();
         let (state, _) = self.aggregate();
         let reason = match engagement {
@@ -211,6 +217,7 @@ impl Case {
         };
         self.announce(state, reason, None);
         self.explain(state, reason, None);
+        self.sign(known, by);
         true
     }
 
@@ -315,11 +322,18 @@ impl Case {
         self.sequence += 1;
         (self.state, self.reason) = (state, reason);
         self.changed = true;
-        self.statuses.push(Change { sequence: self.sequence, state, reason, channel });
+        self.statuses.push(Change { sequence: self.sequence, state, reason, channel, by: None });
     }
 
     fn explain(&mut self, state: State, reason: Reason, channel: Option<Channel>) {
-        self.why.push(Change { sequence: self.sequence, state, reason, channel });
+        self.why.push(Change { sequence: self.sequence, state, reason, channel, by: None });
+    }
+
+    /// The lines of the why-log from this one on follow from somebody's word.
+    fn sign(&mut self, from: usize, by: &str) {
+        for line in self.why.iter_mut().skip(from) {
+            line.by = Some(by.to_owned());
+        }
     }
 }
 

@@ -43,6 +43,10 @@ uuid_id! {
     DeliveryId
 }
 uuid_id! {
+    /// One message to many.
+    BatchId
+}
+uuid_id! {
     /// The patient or a proxy.
     RecipientId
 }
@@ -122,11 +126,68 @@ impl NotificationId {
         Self(derive("request", &[caller.as_bytes(), idempotency_key.as_bytes()]))
     }
 
+    /// A reminder: one notification an appointment, schedule (it grows when the start
+    /// changes), offset before the start, and recipient (`None`: the patient).
+    #[must_use]
+    pub fn for_reminder(appointment_id: &str, schedule: i32, offset_s: i32, recipient: Option<&str>) -> Self {
+        Self::for_request(REMINDER_CALLER, &reminder_key(appointment_id, schedule, offset_s, recipient))
+    }
+
+    /// A notice: one notification an appointment, version that is told of, and
+    /// recipient (`None`: the patient).
+    #[must_use]
+    pub fn for_notice(appointment_id: &str, version: i64, recipient: Option<&str>) -> Self {
+        Self::for_request(NOTICE_CALLER, &notice_key(appointment_id, version, recipient))
+    }
+
+    /// A message of a batch: one notification a batch, patient and recipient (`None`:
+    /// the patient).
+    #[must_use]
+    pub fn for_batch(caller: &str, batch: BatchId, patient_id: &str, recipient: Option<&str>) -> Self {
+        Self::for_request(caller, &batch.key(patient_id, recipient))
+    }
+
     /// What a caller says of this notification, in a word: the same said again is the
     /// same update.
     #[must_use]
     pub fn update_id(self, caller: &str, word: &str) -> String {
         derive("update", &[caller.as_bytes(), self.0.as_bytes(), word.as_bytes()]).to_string()
+    }
+}
+
+/// Who asks for reminders: [`NotificationRequested::caller`](super::NotificationRequested::caller).
+pub const REMINDER_CALLER: &str = "cron";
+/// Who asks for notices of appointments; the same for every backend that changes
+/// them, so that two which tell of the same change tell it once.
+pub const NOTICE_CALLER: &str = "appointments";
+
+/// The idempotency key of a reminder's request; see [`NotificationId::for_reminder`].
+#[must_use]
+pub fn reminder_key(appointment_id: &str, schedule: i32, offset_s: i32, recipient: Option<&str>) -> String {
+    let numbers = [schedule.to_be_bytes(), offset_s.to_be_bytes()];
+    let recipient = recipient.unwrap_or_default().as_bytes();
+    derive("reminder", &[appointment_id.as_bytes(), &numbers[0], &numbers[1], recipient]).to_string()
+}
+
+/// The idempotency key of a notice's request; see [`NotificationId::for_notice`].
+#[must_use]
+pub fn notice_key(appointment_id: &str, version: i64, recipient: Option<&str>) -> String {
+    let recipient = recipient.unwrap_or_default().as_bytes();
+    derive("notice", &[appointment_id.as_bytes(), &version.to_be_bytes(), recipient]).to_string()
+}
+
+impl BatchId {
+    /// The batch of a caller and key.
+    #[must_use]
+    pub fn for_key(caller: &str, idempotency_key: &str) -> Self {
+        Self(derive("batch", &[caller.as_bytes(), idempotency_key.as_bytes()]))
+    }
+
+    /// The idempotency key of a recipient's request; see [`NotificationId::for_batch`].
+    #[must_use]
+    pub fn key(self, patient_id: &str, recipient: Option<&str>) -> String {
+        let recipient = recipient.unwrap_or_default().as_bytes();
+        derive("batch_row", &[self.0.as_bytes(), patient_id.as_bytes(), recipient]).to_string()
     }
 }
 
@@ -180,6 +241,47 @@ mod tests {
         assert_ne!(first, id.update_id("portal", "seen"));
         assert_ne!(first, id.update_id("app", "read"));
         assert_ne!(first, NotificationId::for_request("portal", "key-2").update_id("portal", "read"));
+    }
+
+    #[test]
+    fn a_reminder_is_told_apart_by_appointment_schedule_offset_and_recipient() {
+        let first = NotificationId::for_reminder("apt-1", 1, 7200, None);
+        assert_eq!(first, NotificationId::for_reminder("apt-1", 1, 7200, None));
+        assert_eq!(
+            first,
+            NotificationId::for_request("cron", &reminder_key("apt-1", 1, 7200, None)),
+            "the consumer derives it from caller and key"
+        );
+        assert!(is_opaque(&reminder_key(&"a".repeat(64), i32::MAX, i32::MAX, Some(&"r".repeat(64)))));
+        for other in [
+            NotificationId::for_reminder("apt-2", 1, 7200, None),
+            NotificationId::for_reminder("apt-1", 2, 7200, None),
+            NotificationId::for_reminder("apt-1", 1, 86_400, None),
+            NotificationId::for_reminder("apt-1", 1, 7200, Some("rcp-1")),
+            NotificationId::for_notice("apt-1", 1, None),
+        ] {
+            assert_ne!(first, other);
+        }
+        assert_ne!(
+            NotificationId::for_notice("apt-1", 1, None),
+            NotificationId::for_notice("apt-1", 2, None)
+        );
+    }
+
+    #[test]
+    fn a_recipient_is_once_in_a_batch() {
+        let batch = BatchId::for_key("portal", "flu-2026");
+        let first = NotificationId::for_batch("portal", batch, "pat-1", None);
+        assert_eq!(first, NotificationId::for_request("portal", &batch.key("pat-1", None)));
+        let other = BatchId::for_key("portal", "flu-2027");
+        for id in [
+            NotificationId::for_batch("portal", batch, "pat-2", None),
+            NotificationId::for_batch("portal", batch, "pat-1", Some("rcp-1")),
+            NotificationId::for_batch("portal", other, "pat-1", None),
+        ] {
+            assert_ne!(first, id);
+        }
+        assert_ne!(batch, BatchId::for_key("app", "flu-2026"));
     }
 
     #[test]

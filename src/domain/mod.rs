@@ -2,6 +2,8 @@
 //!
 //! Pure data. No I/O, no clock, no dependency on another room.
 
+pub mod appointment;
+pub mod batch;
 mod case;
 pub mod contract;
 pub mod event;
@@ -18,7 +20,7 @@ pub mod update;
 pub use case::{Case, Change, Due, Leg, Own};
 pub use event::{Event, NotificationRequested, ResultUrgency, TestResultPublished};
 pub use fold::{Receipt, Standing};
-pub use ids::{DeliveryId, NotificationId, PatientId, RecipientId};
+pub use ids::{BatchId, DeliveryId, NotificationId, PatientId, RecipientId};
 pub use keyword::Keyword;
 pub use notification::{Channel, HoldReason, Purpose, Reason, State, Strategy, Urgency};
 pub use outcome::Outcome;

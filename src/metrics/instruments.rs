@@ -124,6 +124,9 @@ pub(super) struct Sides {
     pub(super) unavailable: Counter<u64>,
     pub(super) outbox_published: Counter<u64>,
     pub(super) grpc_requests: Histogram<f64>,
+    pub(super) grpc_streams: UpDownCounter<i64>,
+    pub(super) grpc_streams_ended: Counter<u64>,
+    pub(super) calls_refused: Counter<u64>,
     pub(super) webhooks: Counter<u64>,
 }
 
@@ -144,6 +147,23 @@ impl Sides {
                 "grpc_request_duration",
                 "gRPC calls by method and code",
                 &CALL_SECONDS,
+            ),
+            calls_refused: counter(
+                meter,
+                "calls_refused",
+                "{call}",
+                "gRPC calls that their caller may not make, by method and reason",
+            ),
+            grpc_streams: meter
+                .i64_up_down_counter("patient_notify_grpc_streams")
+                .with_unit("{stream}")
+                .with_description("gRPC streams that are open, by method")
+                .build(),
+            grpc_streams_ended: counter(
+                meter,
+                "grpc_streams_ended",
+                "{stream}",
+                "gRPC streams that have ended, by method and code",
             ),
             webhooks: counter(
                 meter,

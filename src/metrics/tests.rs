@@ -25,6 +25,8 @@ fn call_all() {
     outbox_published(7);
     due_claimed(8);
     grpc_request("NotificationService/Send", "OK", span);
+    grpc_streams("NotificationService/Watch", 1);
+    grpc_stream_ended("NotificationService/Watch", "UNAVAILABLE");
     webhook("twilio", "published");
     oldest_in_hand_age_ms(1500);
     queue(10, 4096);
@@ -76,6 +78,8 @@ fn child() {
         "patient_notify_outbox_published_total 7",
         "patient_notify_due_claimed_total 8",
         r#"patient_notify_grpc_request_duration_seconds_count{code="OK",method="NotificationService/Send"} 1"#,
+        r#"patient_notify_grpc_streams{method="NotificationService/Watch"} 1"#,
+        r#"patient_notify_grpc_streams_ended_total{code="UNAVAILABLE",method="NotificationService/Watch"} 1"#,
         r#"patient_notify_webhook_requests_total{provider="twilio",result="published"} 1"#,
         "patient_notify_oldest_in_hand_age_seconds 1.5",
         "patient_notify_queue_records 10",

@@ -81,10 +81,10 @@ SELECT n.notification_id, n.patient_id, n.recipient_id, n.purpose, i.sequence, i
  ORDER BY i.place";
 
 const EXPLAIN: &str = "
-INSERT INTO why (notification_id, step, state, reason, channel)
-SELECT notification_id, $2, state, reason, channel
-  FROM unnest($1::uuid[], $3::text[], $4::text[], $5::text[])
-       WITH ORDINALITY AS i (notification_id, state, reason, channel, place)
+INSERT INTO why (notification_id, step, state, reason, channel, detail)
+SELECT notification_id, $2, state, reason, channel, 'by ' || said_by
+  FROM unnest($1::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
+       WITH ORDINALITY AS i (notification_id, state, reason, channel, said_by, place)
  ORDER BY i.place";
 
 /// Loads these notifications with their deliveries and locks them until the
@@ -130,26 +130,27 @@ pub(super) async fn write(
     add_legs(tx, &changed).await?;
     write_notifications(tx, &changed).await?;
     let statuses = Lines::of(&changed, |case| &case.statuses);
-    let Lines { ids, sequences, states, reasons, channels } = &statuses;
+    let Lines { ids, sequences, states, reasons, channels, .. } = &statuses;
     query(tx, "case_announce", ANNOUNCE, &[ids, sequences, states, reasons, channels]).await?;
     let why = Lines::of(&changed, |case| &case.why);
-    let Lines { ids, states, reasons, channels, .. } = &why;
-    query(tx, "case_explain", EXPLAIN, &[ids, &step, states, reasons, channels]).await?;
+    let Lines { ids, states, reasons, channels, by, .. } = &why;
+    query(tx, "case_explain", EXPLAIN, &[ids, &step, states, reasons, channels, by]).await?;
     Ok(())
 }
 
 /// Changes as columns.
 #[derive(Default)]
-struct Lines {
+struct Lines<'a> {
     ids: Vec<Uuid>,
     sequences: Vec<i32>,
     states: Vec<&'static str>,
     reasons: Vec<&'static str>,
     channels: Vec<Option<&'static str>>,
+    by: Vec<Option<&'a str>>,
 }
 
-impl Lines {
-    fn of(cases: &[&Case], list: fn(&Case) -> &Vec<Change>) -> Self {
+impl<'a> Lines<'a> {
+    fn of(cases: &[&'a Case], list: fn(&Case) -> &Vec<Change>) -> Self {
         let mut lines = Self::default();
         for (case, change) in cases.iter().flat_map(|case| list(case).iter().map(move |line| (case, line))) {
             lines.ids.push(case.notification_id.0);
@@ -157,6 +158,7 @@ impl Lines {
             lines.states.push(change.state.as_str());
             lines.reasons.push(change.reason.as_str());
             lines.channels.push(change.channel.map(Channel::as_str));
+            lines.by.push(change.by.as_deref());
         }
         lines
     }

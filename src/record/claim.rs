@@ -128,6 +128,7 @@ WITH input AS (
 ), matched AS (
     DELETE FROM unmatched_update u USING claimed c
      WHERE u.notification_id = c.notification_id AND u.kind = 'cancelled' AND u.next_look_at IS NOT NULL
+    RETURNING u.notification_id, u.source
 ), delivered AS (
     INSERT INTO delivery (delivery_id, notification_id, recipient_id, channel, position, urgency, state,
             reason, address, epoch, owner, due_at, first_attempt_at, expires_at, folded)
@@ -145,8 +146,11 @@ WITH input AS (
            CASE WHEN c.state <> 'cancelled' THEN i.channel END AS channel
       FROM input i JOIN claimed c USING (notification_id)
 ), explained AS (
-    INSERT INTO why (notification_id, step, state, reason, channel)
-    SELECT notification_id, 'plan', state, reason, channel FROM news
+    INSERT INTO why (notification_id, step, state, reason, channel, detail)
+    SELECT notification_id, 'plan', state, reason, channel,
+           CASE WHEN state = 'cancelled'
+                THEN (SELECT 'by ' || min(source) FROM matched m WHERE m.notification_id = n.notification_id) END
+      FROM news n
 ), announced AS (
     INSERT INTO outbox (notification_id, patient_id, recipient_id, purpose, sequence, state, reason, channel,
             caller)

@@ -2,7 +2,10 @@
 
 pub mod addressees;
 mod aftermath;
+pub mod appointments;
 pub mod audit;
+pub mod batch_rows;
+pub mod batches;
 mod cases;
 pub mod claim;
 pub mod conflict;
@@ -15,6 +18,7 @@ pub mod outbox;
 pub mod outcome;
 pub mod pauses;
 pub mod pool;
+pub mod quota;
 pub mod read;
 pub mod recipients;
 pub mod report;

@@ -175,11 +175,11 @@ fn apply_one<'a>(
         }
         Fact::Engaged { notification_id, engagement } => {
             let Some(case) = known.cases.get_mut(notification_id) else { return Applied::Unmatched };
-            case.engage(*engagement, at)
+            case.engage(*engagement, at, &update.source)
         }
         Fact::Cancelled { notification_id } => {
             let Some(case) = known.cases.get_mut(notification_id) else { return Applied::Unmatched };
-            case.cancel()
+            case.cancel(&update.source)
         }
         Fact::Consent { recipient, channel, purpose, granted } => {
             let recipient_id = RecipientId::from_external(recipient);

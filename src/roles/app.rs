@@ -9,6 +9,7 @@ use axum::Router;
 use super::{Context, Unavailable};
 use crate::api::webhooks::Webhooks;
 use crate::api::{self, Front, Outgoing, Position, PublishError, Publisher, ServeError};
+use crate::deliver::Renderer;
 use crate::domain::{NotificationRequested, NotificationUpdate, Urgency};
 use crate::record::{migrate, pool};
 use crate::topic::encoder::{EncodeError, Encoder};
@@ -37,11 +38,14 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
     }
     let serving = api::serve(Front {
         config: ctx.config.app.clone(),
+        auth: ctx.config.auth.clone(),
         publisher: publisher(&ctx)?,
         webhooks: Webhooks::from_config(&ctx.config),
         operations: api::operations::Setup::from_config(&ctx.config),
         pool: pool::pool(&ctx.config.postgres)?,
         schedule_max: Duration::from_millis(ctx.config.plan.schedule_max_ms),
+        appointments: ctx.config.appointments.clone(),
+        renderer: Arc::new(Renderer::embedded(&ctx.config.plan)?),
         extra_http,
         links,
         health: Arc::clone(&ctx.health),
@@ -63,6 +67,7 @@ fn not_serving(error: ServeError) -> anyhow::Error {
         ServeError::Listen { .. } => anyhow::Error::new(error).context(Unavailable("the front's port")),
         ServeError::Address(_)
         | ServeError::NotLoopback(_)
+        | ServeError::Auth(_)
         | ServeError::Reflection(_)
         | ServeError::Transport(_)
         | ServeError::Task(_) => error.into(),

@@ -78,8 +78,10 @@ async fn what_waits_is_taken_back_and_what_was_sent_says_that_it_was_tried() {
     assert!(tried.cancelled_at.is_some());
 
     world.until_no_lag(DEADLINE).await;
-    let again = client.get(of(&held)).await.unwrap().into_inner().notification.unwrap();
-    assert_eq!(again, taken_back, "the same call again changes nothing");
+    let again = client.get(of(&held)).await.unwrap().into_inner();
+    assert_eq!(again.notification, Some(taken_back), "the same call again changes nothing");
+    let by = |line: &&proto::WhyEntry| line.detail == "by local";
+    assert_eq!(again.why.iter().filter(by).count(), 2, "delivery and notification: {:?}", again.why);
     assert_eq!(world.count("unmatched_update").await, 0);
     assert_eq!(world.sandbox.log.len(), 1);
     assert!(world.dead_letters().await.is_empty());
@@ -108,6 +110,8 @@ async fn a_cancellation_may_come_before_its_request_is_processed() {
     consumer.ready().await;
     let notification = shown(&mut client, &sent, token).await;
     assert_eq!(notification.state(), proto::State::Cancelled);
+    let why = client.get(of(&sent)).await.unwrap().into_inner().why;
+    assert_eq!(why.iter().map(|line| line.detail.as_str()).collect::<Vec<_>>(), ["by local"]);
     assert!(notification.cancelled_at.is_some() && notification.deliveries.is_empty());
     world.until_no_lag(DEADLINE).await;
     assert_eq!(world.sandbox.log.len(), 0);

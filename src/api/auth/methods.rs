@@ -26,6 +26,10 @@ const fn unary(path: &'static str, scope: Scope) -> Method {
     Method { path, scope, kind: Kind::Unary }
 }
 
+const fn stream(path: &'static str, scope: Scope) -> Method {
+    Method { path, scope, kind: Kind::Stream }
+}
+
 /// All of them. A method that is not here is not served.
 pub const METHODS: &[Method] = &[
     unary("/patientnotify.v1.NotificationService/Send", Scope::NotificationsSend),
@@ -41,6 +45,22 @@ pub const METHODS: &[Method] = &[
     unary("/patientnotify.v1.OperationsService/GetProcessorState", Scope::OperationsRead),
     unary("/patientnotify.v1.RecipientService/Upsert", Scope::RecipientsWrite),
     unary("/patientnotify.v1.RecipientService/Get", Scope::RecipientsRead),
+    unary("/patientnotify.v1.TemplateService/List", Scope::TemplatesRead),
+    unary("/patientnotify.v1.TemplateService/Get", Scope::TemplatesRead),
+    unary("/patientnotify.v1.TemplateService/Preview", Scope::TemplatesRead),
+    unary("/patientnotify.v1.AppointmentService/Put", Scope::AppointmentsWrite),
+    unary("/patientnotify.v1.AppointmentService/Get", Scope::AppointmentsRead),
+    unary("/patientnotify.v1.AppointmentService/List", Scope::AppointmentsRead),
+    unary("/patientnotify.v1.AppointmentService/Cancel", Scope::AppointmentsWrite),
+    unary("/patientnotify.v1.AppointmentService/Confirm", Scope::AppointmentsWrite),
+    unary("/patientnotify.v1.BatchService/Create", Scope::BatchesWrite),
+    stream("/patientnotify.v1.BatchService/UploadRecipients", Scope::BatchesWrite),
+    unary("/patientnotify.v1.BatchService/Start", Scope::BatchesWrite),
+    unary("/patientnotify.v1.BatchService/Pause", Scope::BatchesWrite),
+    unary("/patientnotify.v1.BatchService/Resume", Scope::BatchesWrite),
+    unary("/patientnotify.v1.BatchService/Cancel", Scope::BatchesWrite),
+    unary("/patientnotify.v1.BatchService/Get", Scope::BatchesRead),
+    unary("/patientnotify.v1.BatchService/List", Scope::BatchesRead),
 ];
 
 /// The method of a path.

@@ -86,8 +86,8 @@ fn late_delivery_calls_off_the_next_channel() {
 #[test]
 fn what_was_read_is_not_sent_again_by_another_channel() {
     let mut case = in_order(State::Sent);
-    assert!(case.engage(Engagement::Read, Timestamp::UNIX_EPOCH));
-    assert!(!case.engage(Engagement::Seen, Timestamp::UNIX_EPOCH), "less than is known");
+    assert!(case.engage(Engagement::Read, Timestamp::UNIX_EPOCH, "portal"));
+    assert!(!case.engage(Engagement::Seen, Timestamp::UNIX_EPOCH, "portal"), "less than is known");
     case.receive(delivery(Channel::Sms), word(ReceiptStatus::Bounced, 1));
     assert_eq!(case.legs.len(), 1, "no next channel");
     assert_eq!(case.state, State::PermanentFailure);
@@ -125,17 +125,20 @@ fn a_claim_that_was_lost_records_nothing() {
 #[test]
 fn cancelling_stops_what_waits_and_what_would_be_tried_again() {
     let mut held = in_order(State::Held);
-    assert!(held.cancel() && !held.cancel());
+    assert!(held.cancel("portal") && !held.cancel("portal"));
     assert_eq!((held.state, held.legs[0].due), (State::Cancelled, Due::Never));
+    assert!(held.why.iter().all(|line| line.by.as_deref() == Some("portal")), "{:?}", held.why);
 
     let mut flying = in_order(State::Dispatching);
-    assert!(flying.cancel());
+    assert!(flying.cancel("portal"));
     assert_eq!(flying.state, State::Dispatching);
     flying.record(delivery(Channel::Sms), own(State::TemporaryFailure, Reason::ProviderError));
     assert_eq!((flying.state, flying.legs.len()), (State::Cancelled, 1));
+    let signed: Vec<bool> = flying.why.iter().map(|line| line.by.is_some()).collect();
+    assert_eq!(signed, [true, false], "an outcome is nobody's word");
 
     let mut sent = in_order(State::Delivered);
-    assert!(!sent.cancel(), "it has arrived");
+    assert!(!sent.cancel("portal"), "it has arrived");
     sent.receive(delivery(Channel::Sms), word(ReceiptStatus::Bounced, 1));
     assert_eq!((sent.state, sent.legs.len()), (State::PermanentFailure, 1), "and is not wanted any more");
 }
@@ -147,7 +150,7 @@ fn side_by_side_one_arrival_calls_nothing_off_and_a_reading_does() {
     arrived.receive(delivery(Channel::Sms), word(ReceiptStatus::Delivered, 1));
     assert_eq!(arrived.legs[1].standing.state, State::TemporaryFailure);
     let mut read = case(super::Strategy::AllAtOnce, legs());
-    read.engage(Engagement::Read, Timestamp::UNIX_EPOCH);
+    read.engage(Engagement::Read, Timestamp::UNIX_EPOCH, "portal");
     assert_eq!(read.legs[1].standing.state, State::Cancelled);
     assert_eq!(read.state, State::Sent);
 }
@@ -220,7 +223,7 @@ proptest! {
         let mut case = in_order(State::Sent);
         for (number, (status, second, which)) in news.iter().enumerate() {
             if number == cancel_at.index(24) {
-                case.cancel();
+                case.cancel("portal");
             }
             let which = case.legs[which.index(case.legs.len())].delivery_id;
             case.receive(which, word(*status, *second));

@@ -11,6 +11,7 @@ use tonic_types::StatusExt as _;
 use super::proto::notification_service_client::NotificationServiceClient;
 use super::token::{Awaited, Token};
 use super::*;
+use crate::config::Config;
 use crate::domain::{Engagement, NotificationId};
 use crate::record;
 
@@ -291,4 +292,60 @@ async fn a_taken_port_and_an_open_address_are_clear_errors() {
     assert!(not_one.contains("app.listen"), "{not_one}");
     let allowed = config::App { allow_unauthenticated: true, ..app("0.0.0.0:0") };
     assert!(serve(front(allowed, accepting())).await.is_ok());
+}
+
+/// A token of `sub` = local that a key of this set has signed.
+fn key_set_and_token() -> (String, String) {
+    let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let key = jsonwebtoken::EncodingKey::from_ec_pem(pem.as_bytes()).unwrap();
+    let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&key, jsonwebtoken::Algorithm::ES256).unwrap();
+    let claims = serde_json::json!({
+        "iss": "https://login.example.org",
+        "aud": "patient-notify",
+        "sub": "local",
+        "scp": "notifications:send",
+        "exp": jiff::Timestamp::now().as_second() + 300,
+    });
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+    let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+    (serde_json::json!({ "keys": [jwk] }).to_string(), token)
+}
+
+#[tokio::test]
+async fn keys_that_are_away_are_told_and_calls_pass_once_they_come() {
+    let (set, token) = key_set_and_token();
+    let away = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = away.local_addr().unwrap();
+    drop(away);
+    let auth = config::Auth {
+        jwks_url: format!("http://{address}/keys"),
+        token_issuer: "https://login.example.org".to_owned(),
+        token_audience: "patient-notify".to_owned(),
+        reread_interval_ms: 100,
+        ..config::Config::from_defaults().auth
+    };
+    // Also on an address that others reach: its callers are authenticated.
+    let serving = serve(Front { auth, ..front(app("0.0.0.0:0"), accepting()) }).await.unwrap();
+    let channel = format!("http://127.0.0.1:{}", serving.address.port());
+    let channel = Channel::from_shared(channel).unwrap().connect().await.unwrap();
+    let mut client = NotificationServiceClient::new(channel);
+    let mut send = async || {
+        let mut call = Call::new(message("key-1"));
+        call.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        client.send(call).await
+    };
+    let status = send().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert_eq!(status.get_details_error_info().unwrap().reason, "KEYS_UNAVAILABLE");
+    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+
+    let issuer = TcpListener::bind(address).await.unwrap();
+    let keys = Router::new().route("/keys", get(move || std::future::ready(set.clone())));
+    tokio::spawn(async move { axum::serve(issuer, keys).await });
+    let passes = async {
+        while send().await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), passes).await.unwrap();
 }

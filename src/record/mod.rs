@@ -21,6 +21,7 @@ pub mod pool;
 pub mod quota;
 pub mod read;
 pub mod recipients;
+pub mod reminders;
 pub mod report;
 pub mod store;
 pub mod unmatched;

@@ -3,4 +3,5 @@
 pub mod due;
 pub mod paused;
 pub mod relay;
+pub mod reminders;
 pub mod unmatched;

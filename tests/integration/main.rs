@@ -8,9 +8,11 @@
 #![allow(missing_docs, reason = "what a test promises is its name")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test may print its figures")]
 
+mod appointments;
 mod back_pressure;
 mod bad_input;
 mod bad_records;
+mod batches;
 mod bulk_lane;
 mod dead_letter_tools;
 mod dependency_away;
@@ -36,6 +38,7 @@ mod roles_and_configuration;
 mod shares_partitions;
 mod status_out;
 mod stories;
+mod templates;
 mod the_stack_leaves_nothing;
 mod tools;
 mod topics_admin;

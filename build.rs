@@ -9,10 +9,9 @@ use prost::Message as _;
 /// slip into a log line.
 const SENSITIVE: &[&str] = &[
     ".patientnotify.v1.NotificationServiceSendRequest",
+    ".patientnotify.v1.NotificationServiceSendManyRequest",
     ".patientnotify.v1.RecipientServiceUpsertRequest",
     ".patientnotify.v1.ContactPoint",
-    ".patientnotify.v1.DeadLetter",
-    ".patientnotify.v1.OperationsServiceListDeadLettersResponse",
     ".patientnotify.v1.TemplateServicePreviewRequest",
     ".patientnotify.v1.SmsPreview",
     ".patientnotify.v1.EmailPreview",
@@ -22,6 +21,8 @@ const SENSITIVE: &[&str] = &[
     ".patientnotify.v1.BatchServiceCreateRequest",
     ".patientnotify.v1.BatchRow",
     ".patientnotify.v1.BatchCsv",
+    ".patientnotify.v1.DeadLetter",
+    ".patientnotify.v1.OperationsServiceListDeadLettersResponse",
 ];
 
 const FILES: &[&str] = &[

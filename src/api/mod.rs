@@ -106,6 +106,8 @@ pub struct Front {
     pub operations: operations::Setup,
     /// How far ahead a message may be scheduled.
     pub schedule_max: Duration,
+    /// More that is needed to tell of notifications.
+    pub notifications: Arc<notification::Means>,
     /// Reminders before the start, and after a confirmation.
     pub appointments: config::Appointments,
     /// Makes the words of messages.
@@ -249,13 +251,14 @@ async fn listen(config: &config::App, auth: &Auth) -> Result<TcpListener, ServeE
 /// call, gRPC-Web, bounds, who calls.
 fn services(front: &Front, auth: &Arc<Auth>) -> Router {
     let max_bytes = front.config.request_max_bytes;
-    let notifications = notification::Notifications {
-        publisher: front.publisher.clone(),
-        pool: front.pool.clone(),
-        schedule_max: SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX),
-    };
+    let schedule_max = SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX);
+    let notifications = notification::Notifications::new(
+        front.publisher.clone(),
+        front.pool.clone(),
+        schedule_max,
+        Arc::clone(&front.notifications),
+    );
     let recipients = recipient::Recipients { pool: front.pool.clone() };
-    let operations = operations::Operations::new(front.pool.clone(), front.operations.clone());
     let appointments = appointment::Appointments {
         publisher: front.publisher.clone(),
         pool: front.pool.clone(),
@@ -263,6 +266,7 @@ fn services(front: &Front, auth: &Arc<Auth>) -> Router {
     };
     let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
     let templates = template::Templates { renderer: Arc::clone(&front.renderer) };
+    let operations = operations::Operations::new(front.pool.clone(), front.operations.clone());
     Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
         .add_service(OperationsServiceServer::new(operations).max_decoding_message_size(max_bytes))
         .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))

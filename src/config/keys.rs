@@ -210,8 +210,10 @@ pub struct App {
     pub allow_unauthenticated: bool,
     pub request_max_bytes: usize,
     pub concurrency: usize,
-    pub browser_origins: String,
     pub streams_max: usize,
+    pub browser_origins: String,
+    pub recent_keys_max: usize,
+    pub watch_heartbeat_ms: u64,
 }
 
 /// `[auth]`

@@ -271,11 +271,6 @@ fn is_http_url(text: &str) -> bool {
     })
 }
 
-/// As browsers write it: without a path, and without the scheme's own port.
-fn is_origin(text: &str) -> bool {
-    is_http_url(text) && reqwest::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
-}
-
 /// Is this an address of this machine?
 pub(crate) fn is_loopback_url(text: &str) -> bool {
     let url = reqwest::Url::parse(text).ok();
@@ -283,6 +278,11 @@ pub(crate) fn is_loopback_url(text: &str) -> bool {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     })
+}
+
+/// As browsers write it: without a path, and without the scheme's own port.
+fn is_origin(text: &str) -> bool {
+    is_http_url(text) && reqwest::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
 }
 
 fn is_signing_key(text: &str) -> bool {

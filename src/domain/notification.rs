@@ -218,6 +218,8 @@ words! {
         Expired = "expired",
         /// The caller took it back.
         Cancelled = "cancelled",
+        /// Somebody wanted to take it back who did not ask for it.
+        CancelRefused = "cancel_refused",
 
         // Failed.
         /// The provider says that the address is not valid.

@@ -18,9 +18,11 @@ mod offsets;
 pub mod partition;
 mod poll;
 pub mod producer;
+pub mod progress;
 mod registry;
 pub mod sample;
 pub mod schemas;
+pub mod tail;
 mod yielding;
 
 pub use consumer::{Consumer, ConsumerError, Options as ConsumerOptions};

@@ -1,5 +1,6 @@
 //! What was deferred: claim due → act → record, one file a queue.
 
+pub mod batches;
 pub mod due;
 pub mod paused;
 pub mod relay;

@@ -33,7 +33,11 @@ const fn stream(path: &'static str, scope: Scope) -> Method {
 /// All of them. A method that is not here is not served.
 pub const METHODS: &[Method] = &[
     unary("/patientnotify.v1.NotificationService/Send", Scope::NotificationsSend),
+    stream("/patientnotify.v1.NotificationService/SendMany", Scope::NotificationsSend),
     unary("/patientnotify.v1.NotificationService/Get", Scope::NotificationsRead),
+    unary("/patientnotify.v1.NotificationService/List", Scope::NotificationsRead),
+    stream("/patientnotify.v1.NotificationService/Watch", Scope::NotificationsRead),
+    unary("/patientnotify.v1.NotificationService/Explain", Scope::NotificationsRead),
     unary("/patientnotify.v1.NotificationService/Cancel", Scope::NotificationsSend),
     unary("/patientnotify.v1.NotificationService/MarkRead", Scope::NotificationsEngage),
     unary("/patientnotify.v1.OperationsService/GetLag", Scope::OperationsRead),

@@ -286,7 +286,8 @@ fn origins_are_as_browsers_write_them_and_a_signing_key_is_one() {
     const ORIGINS: &str = "PATIENT_NOTIFY_APP__BROWSER_ORIGINS";
     let good = [(ORIGINS, "https://board.example.org, http://127.0.0.1:8080")];
     assert!(from_variables(&good).is_ok());
-    for bad in ["*", "board.example.org", "https://board.example.org/", "https://b.org:443", "https://a.org,"] {
+    for bad in ["*", "board.example.org", "https://board.example.org/", "https://b.org:443", "https://a.org,"]
+    {
         assert!(only_fault(from_variables(&[(ORIGINS, bad)])).contains("app.browser_origins"), "{bad}");
     }
     let key = [("PATIENT_NOTIFY_EMAIL__EVENT_WEBHOOK_PUBLIC_KEY", "AAAA")];

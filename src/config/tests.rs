@@ -280,3 +280,18 @@ fn kubernetes_service_links_are_explained() {
     let text = only_fault(from_variables(&[("PATIENT_NOTIFY_PORT_80_TCP_ADDR", "10.0.0.1")]));
     assert!(text.contains("enableServiceLinks"), "{text}");
 }
+
+#[test]
+fn origins_are_as_browsers_write_them_and_a_signing_key_is_one() {
+    const ORIGINS: &str = "PATIENT_NOTIFY_APP__BROWSER_ORIGINS";
+    let good = [(ORIGINS, "https://board.example.org, http://127.0.0.1:8080")];
+    assert!(from_variables(&good).is_ok());
+    for bad in ["*", "board.example.org", "https://board.example.org/", "https://b.org:443", "https://a.org,"]
+    {
+        assert!(only_fault(from_variables(&[(ORIGINS, bad)])).contains("app.browser_origins"), "{bad}");
+    }
+    let key = [("PATIENT_NOTIFY_EMAIL__EVENT_WEBHOOK_PUBLIC_KEY", "AAAA")];
+    assert!(only_fault(from_variables(&key)).contains("a public key of P-256"));
+    let links = [("PATIENT_NOTIFY_EMAIL__UNSUBSCRIBE_BASE_URL", "https://notify.example.org")];
+    assert!(only_fault(from_variables(&links)).contains("a key of at least 32 characters"));
+}

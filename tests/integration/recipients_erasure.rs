@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use patient_notify::api::proto;
 use patient_notify::api::proto::recipient_service_client::RecipientServiceClient;
 use patient_notify::domain::{BatchId, Channel, NotificationId, NotificationRequested, Redacted};
+use patient_notify::sandbox::ChannelFaults;
 use patient_notify::topic::names;
 use tonic::Code;
 
@@ -126,10 +127,29 @@ async fn an_erased_recipient_is_written_to_no_more_and_leaves_no_health_informat
     }
     let nobody = proto::RecipientServiceEraseRequest { recipient_id: "nobody".to_owned() };
     assert_eq!(client.erase(nobody).await.unwrap_err().code(), Code::NotFound);
+    under_way(&world, &mut client).await;
     world.assert_each_once().await;
     for role in [consumer, worker, relay] {
         role.stop().await.unwrap();
     }
+}
+
+/// What a provider has just now is not torn, and its address goes when it has ended.
+async fn under_way(world: &World, client: &mut RecipientServiceClient<tonic::transport::Channel>) {
+    world.sandbox.faults.set(Channel::Sms, ChannelFaults { latency_ms: 1_000, ..Default::default() });
+    world.publish_requests(&[request(2, "slow")], &names::NOTIFICATIONS).await;
+    eventually("it is under way", SOON, async || {
+        world.count("delivery WHERE state = 'dispatching'").await == 1
+    })
+    .await;
+    let erase = proto::RecipientServiceEraseRequest { recipient_id: id(2) };
+    let early = client.erase(erase.clone()).await.unwrap().into_inner();
+    assert_eq!((early.complete, early.under_way), (false, 1), "{early:?}");
+    assert_eq!(traces(world, &["15550000002"]).await, ["1 in delivery"], "a look-up would need it");
+    world.until_sent(3, SOON).await;
+    let late = client.erase(erase).await.unwrap().into_inner();
+    assert_eq!((late.complete, late.under_way, late.erased_at), (true, 0, early.erased_at));
+    assert_eq!(traces(world, &["15550000002"]).await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,6 @@ use tonic_types::StatusExt as _;
 use super::proto::notification_service_client::NotificationServiceClient;
 use super::token::{Awaited, Token};
 use super::*;
-use crate::config::Config;
 use crate::domain::{Engagement, NotificationId};
 use crate::record;
 

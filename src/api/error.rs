@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use super::auth::Scope;
+use super::notification::WatchError;
 use super::publisher::PublishError;
 use crate::metrics;
 use crate::record::RecordError;
@@ -86,6 +87,9 @@ pub enum ApiError {
     /// The deadline has passed.
     #[error("deadline has passed before the call was done")]
     DeadlineExceeded,
+    /// A watch cannot go on.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
     /// The way to the broker failed.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -122,6 +126,26 @@ impl Disposition {
     }
 }
 
+impl WatchError {
+    const fn disposition(&self) -> Disposition {
+        match self {
+            Self::Broker(_) => Disposition::unavailable(
+                "BROKER_UNAVAILABLE",
+                "the brokers are away; open the stream again with the last resume token",
+            ),
+            Self::Registry(_) => Disposition::unavailable(
+                "REGISTRY_UNAVAILABLE",
+                "the schema registry is away; open the stream again with the last resume token",
+            ),
+            Self::Lagged => Disposition {
+                retry_after: Some(RESUME_AFTER),
+                ..Disposition::told(Code::Aborted, "WATCH_LAGGED")
+            },
+            Self::TooOld => Disposition::told(Code::FailedPrecondition, "RESUME_TOKEN_TOO_OLD"),
+        }
+    }
+}
+
 impl ApiError {
     /// A single faulty field.
     #[must_use]
@@ -132,8 +156,10 @@ impl ApiError {
     /// What was away, as a metric label.
     const fn absent(&self) -> Option<&'static str> {
         match self {
-            Self::Publish(PublishError::Broker(_)) => Some("kafka"),
-            Self::Publish(PublishError::Registry(_)) => Some("registry"),
+            Self::Publish(PublishError::Broker(_)) | Self::Watch(WatchError::Broker(_)) => Some("kafka"),
+            Self::Publish(PublishError::Registry(_)) | Self::Watch(WatchError::Registry(_)) => {
+                Some("registry")
+            }
             Self::Record(RecordError::Unavailable(_)) => Some("postgres"),
             Self::KeysAway => Some("token_keys"),
             Self::Publish(PublishError::Refused(_))
@@ -150,6 +176,7 @@ impl ApiError {
             | Self::Overloaded
             | Self::Stopping
             | Self::StreamEnded
+            | Self::Watch(WatchError::Lagged | WatchError::TooOld)
             | Self::DeadlineExceeded => None,
         }
     }
@@ -199,6 +226,7 @@ impl ApiError {
                 ..Disposition::told(Code::Unavailable, "STREAM_TIME_OVER")
             },
             Self::DeadlineExceeded => Disposition::told(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+            Self::Watch(error) => error.disposition(),
             Self::Publish(PublishError::Broker(_)) => Disposition::unavailable(
                 "BROKER_UNAVAILABLE",
                 "the broker did not acknowledge in time; repeat the call unchanged (its idempotency key too)",
@@ -283,6 +311,8 @@ mod tests {
             (ApiError::NotYetProcessed, Code::Unavailable, "NOT_YET_PROCESSED"),
             (ApiError::KeysAway, Code::Unavailable, "KEYS_UNAVAILABLE"),
             (ApiError::Overloaded, Code::ResourceExhausted, "OVERLOADED"),
+            (WatchError::Broker("x".into()).into(), Code::Unavailable, "BROKER_UNAVAILABLE"),
+            (WatchError::Lagged.into(), Code::Aborted, "WATCH_LAGGED"),
             (ApiError::Stopping, Code::Unavailable, "SERVER_STOPPING"),
             (ApiError::StreamEnded, Code::Unavailable, "STREAM_TIME_OVER"),
             (PublishError::Broker("x".into()).into(), Code::Unavailable, "BROKER_UNAVAILABLE"),

@@ -27,6 +27,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_web::GrpcWebLayer;
 
 use crate::config;
 use crate::deliver::Renderer;
@@ -35,18 +36,21 @@ use auth::{Auth, Tls};
 use proto::appointment_service_server::AppointmentServiceServer;
 use proto::batch_service_server::BatchServiceServer;
 use proto::notification_service_server::NotificationServiceServer;
+use proto::operations_service_server::OperationsServiceServer;
 use proto::recipient_service_server::RecipientServiceServer;
 use proto::template_service_server::TemplateServiceServer;
 
 pub mod appointment;
 pub mod auth;
 pub mod batch;
+pub mod browser;
 pub mod convert;
 pub mod error;
 pub mod guard;
 mod index;
 pub mod mask;
 pub mod notification;
+pub mod operations;
 pub mod page;
 pub mod proto;
 pub mod publisher;
@@ -62,11 +66,12 @@ pub use publisher::{Outgoing, PublishError, Publisher};
 pub use token::Position;
 
 /// Services whose health is told by name; the empty name is the whole server.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "",
     "patientnotify.v1.AppointmentService",
     "patientnotify.v1.BatchService",
     "patientnotify.v1.NotificationService",
+    "patientnotify.v1.OperationsService",
     "patientnotify.v1.RecipientService",
     "patientnotify.v1.TemplateService",
 ];
@@ -97,8 +102,12 @@ pub struct Front {
     pub webhooks: webhooks::Webhooks,
     /// To the database.
     pub pool: Pool,
+    /// What operators look at.
+    pub operations: operations::Setup,
     /// How far ahead a message may be scheduled.
     pub schedule_max: Duration,
+    /// More that is needed to tell of notifications.
+    pub notifications: Arc<notification::Means>,
     /// Reminders before the start, and after a confirmation.
     pub appointments: config::Appointments,
     /// Makes the words of messages.
@@ -238,14 +247,17 @@ async fn listen(config: &config::App, auth: &Auth) -> Result<TcpListener, ServeE
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
 
-/// The project's services behind their bounds.
+/// The project's services behind their bounds; from outside to inside: which pages may
+/// call, gRPC-Web, bounds, who calls.
 fn services(front: &Front, auth: &Arc<Auth>) -> Router {
     let max_bytes = front.config.request_max_bytes;
-    let notifications = notification::Notifications {
-        publisher: front.publisher.clone(),
-        pool: front.pool.clone(),
-        schedule_max: SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX),
-    };
+    let schedule_max = SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX);
+    let notifications = notification::Notifications::new(
+        front.publisher.clone(),
+        front.pool.clone(),
+        schedule_max,
+        Arc::clone(&front.notifications),
+    );
     let recipients = recipient::Recipients { pool: front.pool.clone() };
     let appointments = appointment::Appointments {
         publisher: front.publisher.clone(),
@@ -254,7 +266,9 @@ fn services(front: &Front, auth: &Arc<Auth>) -> Router {
     };
     let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
     let templates = template::Templates { renderer: Arc::clone(&front.renderer) };
+    let operations = operations::Operations::new(front.pool.clone(), front.operations.clone());
     Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
+        .add_service(OperationsServiceServer::new(operations).max_decoding_message_size(max_bytes))
         .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))
         .add_service(AppointmentServiceServer::new(appointments).max_decoding_message_size(max_bytes))
         .add_service(BatchServiceServer::new(batches).max_decoding_message_size(max_bytes))
@@ -269,6 +283,11 @@ fn services(front: &Front, auth: &Arc<Auth>) -> Router {
                 front.shutdown.clone(),
             )),
             guard::bound,
+        ))
+        .route_layer(GrpcWebLayer::new())
+        .route_layer(middleware::from_fn_with_state(
+            browser::Origins::parse(&front.config.browser_origins),
+            browser::admit,
         ))
 }
 

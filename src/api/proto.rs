@@ -28,7 +28,9 @@ macro_rules! opaque_debug {
         }
     )+};
 }
-opaque_debug!(NotificationServiceSendRequest, RecipientServiceUpsertRequest, ContactPoint);
+opaque_debug!(NotificationServiceSendRequest, NotificationServiceSendManyRequest);
+opaque_debug!(RecipientServiceUpsertRequest, ContactPoint);
 opaque_debug!(TemplateServicePreviewRequest, SmsPreview, EmailPreview, PushPreview);
 opaque_debug!(AppointmentServicePutRequest, Appointment);
 opaque_debug!(BatchServiceCreateRequest, BatchRow, BatchCsv);
+opaque_debug!(DeadLetter, OperationsServiceListDeadLettersResponse);

@@ -11,9 +11,14 @@ use tonic_types::StatusExt as _;
 use super::proto::notification_service_client::NotificationServiceClient;
 use super::token::{Awaited, Token};
 use super::*;
+use crate::decode::Decoder;
 use crate::domain::{Engagement, NotificationId};
+use crate::plan::Settings;
 use crate::record;
+use crate::topic::progress::Progress;
 
+/// Where requests lie.
+const TOPIC: &str = "pat.notifications.v1";
 /// A port of this machine that nobody listens on.
 const NOWHERE: &str = "postgres://nobody@127.0.0.1:1/none";
 
@@ -24,6 +29,9 @@ fn app(listen: &str) -> config::App {
         request_max_bytes: 64 * 1024,
         concurrency: 8,
         streams_max: 2,
+        browser_origins: String::new(),
+        recent_keys_max: 100,
+        watch_heartbeat_ms: 1_000,
     }
 }
 
@@ -42,7 +50,9 @@ fn front(config: config::App, publisher: Publisher) -> Front {
         auth: config::Config::from_defaults().auth,
         publisher,
         webhooks: webhooks::Webhooks::default(),
+        operations: operations::Setup::from_config(&config::Config::from_defaults()),
         schedule_max: Duration::from_secs(366 * 86_400),
+        notifications: Arc::new(means()),
         appointments: config::Config::from_defaults().appointments,
         renderer: Arc::new(Renderer::embedded(&config::Config::from_defaults().plan).unwrap()),
         pool: record::pool::pool(&postgres).unwrap(),
@@ -50,6 +60,21 @@ fn front(config: config::App, publisher: Publisher) -> Front {
         links: vec![("Inbox".to_owned(), "/inbox".to_owned())],
         health,
         shutdown: CancellationToken::new(),
+    }
+}
+
+/// Of a broker and a registry that nobody asks.
+fn means() -> notification::Means {
+    let config = config::Config::from_defaults();
+    notification::Means {
+        progress: Progress::new(&config.kafka),
+        hub: notification::Hub::new(&config.kafka, Decoder::new(&config.registry, 1024).unwrap()),
+        quiet_hours: notification::QuietDefaults {
+            hours: Settings::new(&config.plan).unwrap().quiet_hours,
+            time_zone: config.plan.default_time_zone,
+        },
+        heartbeat: Duration::from_secs(1),
+        recent_keys_max: 100,
     }
 }
 
@@ -62,7 +87,7 @@ fn accepting() -> Publisher {
         };
         assert_eq!(caller, "local");
         let offset = next.fetch_add(1, Ordering::Relaxed) as i64;
-        async move { Ok(Position { topic: "t".to_owned(), partition: 3, offset }) }
+        async move { Ok(Position { topic: TOPIC.to_owned(), partition: 3, offset }) }
     })
 }
 
@@ -110,7 +135,7 @@ async fn the_same_key_is_answered_with_the_same_id() {
     assert_eq!(first.notification_id, again.notification_id);
     assert_ne!(first.notification_id, other.notification_id);
     let token = Token::from_text(&other.consistency_token).unwrap();
-    assert_eq!(token.position, Position { topic: "t".to_owned(), partition: 3, offset: 2 });
+    assert_eq!(token.position, Position { topic: TOPIC.to_owned(), partition: 3, offset: 2 });
     assert_eq!(token.awaited, Awaited::Notification);
 }
 

@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::domain::Engagement;
+use uuid::Uuid;
+
+use crate::domain::{Engagement, NotificationId};
 
 /// Longest token that is looked at, in characters.
 const MAX_CHARS: usize = 512;
@@ -11,6 +13,8 @@ const MAX_CHARS: usize = 512;
 // for what became known of one, so that their form can change.
 const OF_REQUEST: &str = "1";
 const OF_UPDATE: &str = "2";
+// Stands before either of them with the notification that the token is about.
+const ABOUT: &str = "3";
 /// Stands for [`Awaited::Cancelled`] beside the words of [`Engagement`].
 const CANCELLED: &str = "cancelled";
 
@@ -43,6 +47,8 @@ pub struct Token {
     pub position: Position,
     /// What it will bring.
     pub awaited: Awaited,
+    /// To which notification; `None` in tokens of earlier versions.
+    pub about: Option<NotificationId>,
 }
 
 impl Token {
@@ -51,10 +57,11 @@ impl Token {
     pub fn to_text(&self) -> String {
         let Position { topic, partition, offset } = &self.position;
         let place = format!("{partition}:{offset}:{topic}");
+        let about = self.about.map_or_else(String::new, |id| format!("{ABOUT}:{id}:"));
         URL_SAFE_NO_PAD.encode(match self.awaited {
-            Awaited::Notification => format!("{OF_REQUEST}:{place}"),
-            Awaited::Cancelled => format!("{OF_UPDATE}:{CANCELLED}:{place}"),
-            Awaited::Engaged(engagement) => format!("{OF_UPDATE}:{engagement}:{place}"),
+            Awaited::Notification => format!("{about}{OF_REQUEST}:{place}"),
+            Awaited::Cancelled => format!("{about}{OF_UPDATE}:{CANCELLED}:{place}"),
+            Awaited::Engaged(engagement) => format!("{about}{OF_UPDATE}:{engagement}:{place}"),
         })
     }
 
@@ -65,6 +72,13 @@ impl Token {
             return None;
         }
         let content = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+        let (about, content) = match content.split_once(':')? {
+            (ABOUT, rest) => {
+                let (id, rest) = rest.split_once(':')?;
+                (Some(NotificationId(Uuid::try_parse(id).ok()?)), rest)
+            }
+            _ => (None, content.as_str()),
+        };
         let (awaited, place) = match content.split_once(':')? {
             (OF_REQUEST, place) => (Awaited::Notification, place),
             (OF_UPDATE, rest) => {
@@ -73,7 +87,7 @@ impl Token {
             }
             _ => return None,
         };
-        Some(Self { position: position(place)?, awaited })
+        Some(Self { position: position(place)?, awaited, about })
     }
 }
 
@@ -99,8 +113,10 @@ mod tests {
             Position { topic: "t1.pat.notifications.v1".to_owned(), partition: 29, offset: 1 << 40 };
         let engaged = Engagement::ALL.iter().map(|&engagement| Awaited::Engaged(engagement));
         for awaited in [Awaited::Notification, Awaited::Cancelled].into_iter().chain(engaged) {
-            let token = Token { position: position.clone(), awaited };
-            assert_eq!(Token::from_text(&token.to_text()), Some(token));
+            for about in [None, Some(NotificationId::for_request("local", "key-1"))] {
+                let token = Token { position: position.clone(), awaited, about };
+                assert_eq!(Token::from_text(&token.to_text()), Some(token));
+            }
         }
         for (content, good) in [
             ("1:0:0:topic", true),

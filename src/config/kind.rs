@@ -30,6 +30,8 @@ pub(super) enum Kind {
     PostgresUrl,
     /// Comma-separated host:port pairs.
     Servers,
+    /// Comma-separated origins of web pages.
+    Origins,
     /// Address and port to listen on.
     Listen,
     /// A host name or address, without a port.
@@ -179,6 +181,7 @@ impl Kind {
                     && text.parse::<tokio_postgres::Config>().is_ok_and(|url| !url.get_hosts().is_empty())
             }
             Self::Servers => text.split(',').all(|server| is_server(server.trim())),
+            Self::Origins => text.split(',').all(|origin| is_origin(origin.trim())),
             Self::Listen => text.parse::<SocketAddr>().is_ok(),
             Self::Host => is_host(text),
             Self::Mailbox => text.parse::<lettre::Address>().is_ok(),
@@ -212,6 +215,7 @@ impl Kind {
             }
             Self::PostgresUrl => "a URL such as postgres://user:password@host:5432/database".to_owned(),
             Self::Servers => "a comma-separated list such as broker-1:9092,broker-2:9092".to_owned(),
+            Self::Origins => "a comma-separated list such as https://board.example.org".to_owned(),
             Self::Listen => "an IP address and a port such as 127.0.0.1:9090".to_owned(),
             Self::Host => "a host name or IP address, without a port".to_owned(),
             Self::Mailbox => "an e-mail address such as no-reply@example.org".to_owned(),
@@ -274,6 +278,11 @@ pub(crate) fn is_loopback_url(text: &str) -> bool {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     })
+}
+
+/// As browsers write it: without a path, and without the scheme's own port.
+fn is_origin(text: &str) -> bool {
+    is_http_url(text) && reqwest::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
 }
 
 fn is_signing_key(text: &str) -> bool {

@@ -77,6 +77,11 @@ impl Fields {
         }
     }
 
+    /// The same where it must be there.
+    pub(super) fn uuid(&mut self, field: &'static str) -> Result<Uuid, Rejected> {
+        self.optional_uuid(field)?.ok_or_else(|| not_our_shape(field))
+    }
+
     /// A text of 1 to `chars_max` characters, none of them a control character.
     pub(super) fn optional_printable(
         &mut self,

@@ -10,13 +10,14 @@ use apache_avro::types::Value;
 use thiserror::Error;
 
 use crate::config;
-use crate::domain::{Event, NotificationUpdate, Reason};
+use crate::domain::{Event, NotificationUpdate, Reason, StatusChanged};
 
 mod fields;
 mod inspect;
 mod notification;
 #[cfg(test)]
 pub(crate) mod stub_registry;
+mod status;
 mod test_result;
 #[cfg(test)]
 mod tests;
@@ -42,17 +43,19 @@ enum Shape {
     TestResult,
     Notification,
     Update,
+    Status,
 }
 
 impl Shape {
     /// Every shape, in the order of [`Shape::index`].
-    const ALL: [Self; 3] = [Self::TestResult, Self::Notification, Self::Update];
+    const ALL: [Self; 4] = [Self::TestResult, Self::Notification, Self::Update, Self::Status];
 
     const fn index(self) -> usize {
         match self {
             Self::TestResult => 0,
             Self::Notification => 1,
             Self::Update => 2,
+            Self::Status => 3,
         }
     }
 }
@@ -149,6 +152,15 @@ impl Decoder {
     /// [`Rejected`] when it can never be decoded.
     pub fn decode_update(&self, payload: Option<&[u8]>) -> Result<NotificationUpdate, Rejected> {
         update::from_value(self.value(Shape::Update, payload)?)
+    }
+
+    /// Decodes one `NotificationStatusChanged`; `None` when a newer writer tells of
+    /// something that this version has no word for. Its batch must have been prepared.
+    ///
+    /// # Errors
+    /// [`Rejected`] when it can never be decoded.
+    pub fn decode_status(&self, payload: Option<&[u8]>) -> Result<Option<StatusChanged>, Rejected> {
+        status::from_value(self.value(Shape::Status, payload)?)
     }
 
     fn value(&self, shape: Shape, payload: Option<&[u8]>) -> Result<Value, Rejected> {

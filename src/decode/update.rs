@@ -27,6 +27,7 @@ struct Parts {
     receipt: Option<String>,
     engagement: Option<String>,
     provider_code: Option<String>,
+    caller: Option<String>,
 }
 
 pub(super) fn from_value(record: Value) -> Result<NotificationUpdate, Rejected> {
@@ -47,6 +48,7 @@ pub(super) fn from_value(record: Value) -> Result<NotificationUpdate, Rejected> 
         receipt: fields.optional_symbol("receipt")?,
         engagement: fields.optional_symbol("engagement")?,
         provider_code: fields.optional_printable("provider_code", PROVIDER_CODE_MAX_CHARS)?,
+        caller: fields.optional_opaque("caller")?,
     };
     let patient_id = parts.patient_id.clone();
     let fact = fact(&kind, parts)?;
@@ -71,6 +73,7 @@ fn fact(kind: &str, parts: Parts) -> Result<Fact, Rejected> {
         "opt_out" | "opt_in" => consent(kind == "opt_in", parts),
         "cancel" => Ok(Fact::Cancelled {
             notification_id: needed("notification_id", "a cancellation", parts.notification_id)?,
+            caller: parts.caller,
         }),
         _ => Ok(Fact::Unknown),
     }

@@ -39,6 +39,7 @@ fn reader_schema(shape: Shape) -> &'static Schema {
                 Shape::TestResult => contract::TEST_RESULTS,
                 Shape::Notification => contract::NOTIFICATIONS,
                 Shape::Update => contract::NOTIFICATION_UPDATES,
+                Shape::Status => contract::NOTIFICATION_STATUS,
             };
             Schema::parse_str(text).expect("avro/ is embedded, and a test parses each of its files")
         })

@@ -20,7 +20,7 @@ mod variables;
 #[cfg(test)]
 mod tests;
 
-pub use providers::{DeliverError, Fault, Providers};
+pub use providers::{DeliverError, Fault, Providers, provider_name};
 pub use render::{RenderError, Renderer};
 pub use twilio::CALLBACK_OVERRIDES as TWILIO_CALLBACK_OVERRIDES;
 pub use unsubscribe::UnsubscribeLinks;

@@ -237,11 +237,7 @@ impl Providers {
     /// Who carries a channel, for the delivery's row.
     #[must_use]
     pub const fn name(&self, channel: Channel) -> &'static str {
-        match channel {
-            Channel::Sms => "twilio",
-            Channel::Email => "smtp",
-            Channel::Push => "fcm",
-        }
+        provider_name(channel)
     }
 
     /// Is a channel's breaker open, so that its provider is left alone?
@@ -256,6 +252,16 @@ impl Providers {
             Channel::Email => &self.slots[1],
             Channel::Push => &self.slots[2],
         }
+    }
+}
+
+/// Who carries a channel.
+#[must_use]
+pub const fn provider_name(channel: Channel) -> &'static str {
+    match channel {
+        Channel::Sms => "twilio",
+        Channel::Email => "smtp",
+        Channel::Push => "fcm",
     }
 }
 

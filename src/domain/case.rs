@@ -97,8 +97,12 @@ pub struct Case {
     pub reason: Reason,
     /// Number of its last status change.
     pub sequence: i32,
-    /// Its caller took it back.
+    /// Who asked for it; `None`: it came from a test result.
+    pub caller: Option<String>,
+    /// It was taken back.
     pub cancelled: bool,
+    /// By whom, where that is known.
+    pub cancelled_by: Option<String>,
     /// The most that its recipient is known to have done, and when.
     pub engagement: Option<(Engagement, Timestamp)>,
     /// Too late to be useful: no other channel is begun.
@@ -177,7 +181,7 @@ impl Case {
         true
     }
 
-    /// Its caller takes it back: what waits is not sent, nothing new is begun.
+    /// It is taken back: what waits is not sent, nothing new is begun.
     /// What a provider has cannot be taken back. False when that changes no state.
     /// `by` is whoever says so.
     pub fn cancel(&mut self, by: &str) -> bool {
@@ -186,6 +190,7 @@ impl Case {
         }
         // Also of one that has ended: a late bounce must not begin another channel.
         self.cancelled = true;
+        self.cancelled_by = Some(by.to_owned());
         self.changed = true;
         if self.state.is_terminal() {
             return false;

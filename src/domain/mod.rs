@@ -7,6 +7,7 @@ pub mod batch;
 mod case;
 pub mod contract;
 pub mod event;
+mod fingerprint;
 mod fold;
 pub mod ids;
 pub mod keyword;
@@ -19,6 +20,7 @@ pub mod update;
 
 pub use case::{Case, Change, Due, Leg, Own};
 pub use event::{Event, NotificationRequested, ResultUrgency, TestResultPublished};
+pub use fingerprint::{fingerprint, request_fingerprint};
 pub use fold::{Receipt, Standing};
 pub use ids::{BatchId, DeliveryId, NotificationId, PatientId, RecipientId};
 pub use keyword::Keyword;

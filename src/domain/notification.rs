@@ -164,6 +164,8 @@ words! {
         Scheduled = "scheduled",
         /// The provider asked for a pause.
         Throttled = "throttled",
+        /// Held until an operator resumes the channel.
+        ChannelPaused = "channel_paused",
         /// The provider took it.
         ProviderAccepted = "provider_accepted",
         /// A look-up at the provider found it.
@@ -216,6 +218,8 @@ words! {
         Expired = "expired",
         /// The caller took it back.
         Cancelled = "cancelled",
+        /// Somebody wanted to take it back who did not ask for it.
+        CancelRefused = "cancel_refused",
 
         // Failed.
         /// The provider says that the address is not valid.

@@ -80,10 +80,12 @@ pub enum Fact {
         /// them: what was refused by itself, or never agreed to, stays as it was.
         granted: bool,
     },
-    /// Whoever asked for a notification takes it back.
+    /// A notification is taken back.
     Cancelled {
         /// Which one.
         notification_id: NotificationId,
+        /// It counts only when this caller asked for it; `None`: whoever did.
+        caller: Option<String>,
     },
     /// A newer writer says something that this version does not know.
     Unknown,
@@ -127,7 +129,7 @@ impl NotificationUpdate {
             return patient_id.as_str().to_owned();
         }
         match &self.fact {
-            Fact::Engaged { notification_id, .. } | Fact::Cancelled { notification_id } => {
+            Fact::Engaged { notification_id, .. } | Fact::Cancelled { notification_id, .. } => {
                 notification_id.to_string()
             }
             Fact::Receipt { delivery: DeliveryRef::Id(delivery_id), .. } => delivery_id.to_string(),
@@ -151,7 +153,7 @@ mod tests {
         let receipt = |delivery| Fact::Receipt { delivery, status: ReceiptStatus::Sent, code: None };
         let recipient = "rcp-1".to_owned();
         for (fact, key) in [
-            (Fact::Cancelled { notification_id }, notification_id.to_string()),
+            (Fact::Cancelled { notification_id, caller: None }, notification_id.to_string()),
             (Fact::Engaged { notification_id, engagement: Engagement::Read }, notification_id.to_string()),
             (receipt(DeliveryRef::Id(delivery_id)), delivery_id.to_string()),
             (receipt(DeliveryRef::ProviderMessage("jane@example.org".to_owned())), "upd-1".to_owned()),

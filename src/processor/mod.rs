@@ -5,7 +5,6 @@
 mod batch;
 mod breaker;
 mod claims;
-mod fingerprint;
 mod notify;
 mod pending;
 mod retry;

@@ -11,12 +11,11 @@ use tracing::warn;
 
 use super::batch::{Decoded, all_closing, release};
 use super::claims::{claim_of, published_at, source_of};
-use super::fingerprint::fingerprint;
 use super::pending::{Pending, count};
 use super::retry::Retry;
 use super::{Notify, Shared};
 use crate::dispatch::{Assignment, Work};
-use crate::domain::{DeliveryId, Event, Outcome, PatientId, Reason, Recipient, State};
+use crate::domain::{DeliveryId, Event, Outcome, PatientId, Reason, Recipient, State, fingerprint};
 use crate::plan::{Decision, Planned, plan};
 use crate::record::{Claim, Claimed, RecordError, Repeated, Source};
 

@@ -19,6 +19,7 @@ pub(super) async fn process(shared: &Arc<Shared>, flow: &Updates, decoded: Vec<D
         let outcome = match applied {
             Applied::Changed => Outcome::Done,
             Applied::Nothing => Outcome::Ignored(Reason::Duplicate),
+            Applied::Refused => Outcome::Ignored(Reason::CancelRefused),
             Applied::Unknown => Outcome::Ignored(Reason::UnknownUpdate),
             Applied::Unmatched => Outcome::Ignored(Reason::Unmatched),
             Applied::Expired => {

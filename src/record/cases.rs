@@ -23,8 +23,8 @@ const LOCK_DELIVERIES: &str =
     "SELECT delivery_id FROM delivery WHERE delivery_id = ANY($1) ORDER BY delivery_id FOR UPDATE";
 
 const NOTIFICATIONS: &str = "
-SELECT notification_id, recipient_id, strategy, channels, state, reason, sequence,
-       cancelled_at IS NOT NULL AS cancelled, engagement, engaged_at, expires_at <= now() AS expired
+SELECT notification_id, recipient_id, strategy, channels, state, reason, sequence, caller,
+       cancelled_at IS NOT NULL AS cancelled, cancelled_by, engagement, engaged_at, expires_at <= now() AS expired
   FROM notification WHERE notification_id = ANY($1) ORDER BY notification_id FOR UPDATE";
 
 /// Read again after the notifications are locked: an outcome that was recorded
@@ -66,9 +66,11 @@ const WRITE_NOTIFICATIONS: &str = "
 UPDATE notification n
    SET state = i.state, reason = i.reason, sequence = i.sequence,
        cancelled_at = CASE WHEN i.cancelled THEN coalesce(n.cancelled_at, now()) END,
+       cancelled_by = i.cancelled_by,
        engagement = i.engagement, engaged_at = i.engaged_at, updated_at = now()
-  FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::bool[], $6::text[], $7::timestamptz[])
-       AS i (notification_id, state, reason, sequence, cancelled, engagement, engaged_at)
+  FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::bool[], $6::text[], $7::timestamptz[],
+              $8::text[])
+       AS i (notification_id, state, reason, sequence, cancelled, engagement, engaged_at, cancelled_by)
  WHERE n.notification_id = i.notification_id";
 
 const ANNOUNCE: &str = "
@@ -253,11 +255,12 @@ async fn write_notifications(tx: &Transaction<'_>, cases: &[&Case]) -> Result<()
         cases.iter().map(|case| case.engagement.map(|(engagement, _)| engagement.as_str())).collect();
     let engaged_at: Vec<Option<Timestamp>> =
         cases.iter().map(|case| case.engagement.map(|(_, at)| at)).collect();
+    let cancelled_by: Vec<Option<&str>> = cases.iter().map(|case| case.cancelled_by.as_deref()).collect();
     query(
         tx,
         "case_write_notifications",
         WRITE_NOTIFICATIONS,
-        &[&ids, &states, &reasons, &sequences, &cancelled, &engagements, &engaged_at],
+        &[&ids, &states, &reasons, &sequences, &cancelled, &engagements, &engaged_at, &cancelled_by],
     )
     .await?;
     Ok(())
@@ -298,7 +301,9 @@ fn case(row: &Row) -> Result<Case, RecordError> {
         state: word(row, "state", State::parse)?,
         reason: word(row, "reason", Reason::parse)?,
         sequence: row.try_get("sequence")?,
+        caller: row.try_get("caller")?,
         cancelled: row.try_get("cancelled")?,
+        cancelled_by: row.try_get("cancelled_by")?,
         engagement,
         expired: row.try_get("expired")?,
         legs: Vec::new(),

@@ -104,23 +104,25 @@ WITH input AS (
         $20::uuid[], $21::uuid[], $22::text[], $23::smallint[], $24::text[], $25::timestamptz[], $26::bool[]
     ) AS t (delivery_id, notification_id, channel, position, address, due_at, folded)
 ), called_off AS (
-    SELECT notification_id FROM unmatched_update
-     WHERE kind = 'cancelled' AND next_look_at IS NOT NULL AND notification_id = ANY($1)
+    SELECT u.notification_id, min(u.source) AS source
+      FROM unmatched_update u JOIN input i USING (notification_id)
+     WHERE u.kind = 'cancelled' AND u.next_look_at IS NOT NULL AND u.notification_id = ANY($1)
+       AND (u.caller IS NULL OR u.caller = i.caller)
+     GROUP BY u.notification_id
 ), decided AS (
-    SELECT input.*,
-           state IN ('dispatching', 'held') AND notification_id IN (SELECT notification_id FROM called_off)
-               AS cancelled
-      FROM input
+    SELECT input.*, state IN ('dispatching', 'held') AND called_off.source IS NOT NULL AS cancelled,
+           called_off.source AS cancelled_by
+      FROM input LEFT JOIN called_off USING (notification_id)
 ), claimed AS (
     INSERT INTO notification (notification_id, patient_id, recipient_id, purpose, urgency, state, reason,
             fingerprint, caller, channels, strategy, locale, variables, source_topic, source_partition,
-            source_offset, published_at, expires_at, cancelled_at)
+            source_offset, published_at, expires_at, cancelled_at, cancelled_by)
     SELECT notification_id, patient_id, recipient_id, purpose, urgency,
             CASE WHEN cancelled THEN 'cancelled' ELSE state END,
             CASE WHEN cancelled THEN 'cancelled' ELSE reason END,
             fingerprint, caller, string_to_array(channels, ','), strategy, locale, variables::jsonb,
             source_topic, source_partition, source_offset, published_at, expires_at,
-            CASE WHEN cancelled THEN now() END
+            CASE WHEN cancelled THEN now() END, CASE WHEN cancelled THEN cancelled_by END
       FROM decided
      ORDER BY notification_id
     ON CONFLICT (notification_id) DO NOTHING
@@ -128,6 +130,7 @@ WITH input AS (
 ), matched AS (
     DELETE FROM unmatched_update u USING claimed c
      WHERE u.notification_id = c.notification_id AND u.kind = 'cancelled' AND u.next_look_at IS NOT NULL
+       AND (u.caller IS NULL OR u.caller = c.caller)
     RETURNING u.notification_id, u.source
 ), delivered AS (
     INSERT INTO delivery (delivery_id, notification_id, recipient_id, channel, position, urgency, state,

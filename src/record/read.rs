@@ -45,8 +45,14 @@ pub struct NotificationView {
     pub expires_at: Timestamp,
     /// Last change.
     pub updated_at: Timestamp,
+    /// Who gets it.
+    pub recipient_id: RecipientId,
+    /// Who asked for it; `None`: it came from a test result.
+    pub caller: Option<String>,
     /// When its cancellation was recorded.
     pub cancelled_at: Option<Timestamp>,
+    /// Who took it back, where that is known.
+    pub cancelled_by: Option<String>,
     /// The most that its recipient is known to have done, and when.
     pub engagement: Option<(Engagement, Timestamp)>,
     /// In the order in which channels are tried.
@@ -104,8 +110,9 @@ pub struct WhyLine {
 // One statement, so that notification and deliveries are of the same moment; the
 // deliveries' ids follow from the notification's.
 const NOTIFICATION: &str = "
-SELECT n.patient_id, n.purpose, n.urgency, n.strategy, n.state, n.reason, n.sequence, n.published_at, n.accepted_at,
-       n.expires_at, n.updated_at, n.cancelled_at, n.engagement, n.engaged_at,
+SELECT n.patient_id, n.recipient_id, n.purpose, n.urgency, n.strategy, n.state, n.reason, n.sequence,
+       n.published_at, n.accepted_at, n.expires_at, n.updated_at, n.caller, n.cancelled_at, n.cancelled_by,
+       n.engagement, n.engaged_at,
        d.delivery_id, d.channel AS d_channel, d.state AS d_state, d.reason AS d_reason, d.attempt,
        d.provider, d.provider_message_id, d.created_at AS d_created_at, d.first_attempt_at,
        d.due_at, d.updated_at AS d_updated_at, d.receipt, d.receipt_at
@@ -147,7 +154,7 @@ pub async fn notification(pool: &Pool, id: NotificationId) -> Result<Option<Noti
     Ok(Some(view))
 }
 
-fn notification_view(id: NotificationId, row: &Row) -> Result<NotificationView, RecordError> {
+pub(super) fn notification_view(id: NotificationId, row: &Row) -> Result<NotificationView, RecordError> {
     Ok(NotificationView {
         id,
         patient_id: patient_id(row)?,
@@ -161,7 +168,10 @@ fn notification_view(id: NotificationId, row: &Row) -> Result<NotificationView, 
         accepted_at: row.get("accepted_at"),
         expires_at: row.get("expires_at"),
         updated_at: row.get("updated_at"),
+        recipient_id: RecipientId(row.get("recipient_id")),
+        caller: row.get("caller"),
         cancelled_at: row.get("cancelled_at"),
+        cancelled_by: row.get("cancelled_by"),
         engagement: optional_word(row, "engagement", Engagement::parse)?.zip(row.get("engaged_at")),
         deliveries: Vec::new(),
         why: Vec::new(),
@@ -187,7 +197,7 @@ fn delivery_view(row: &Row) -> Result<DeliveryView, RecordError> {
     })
 }
 
-fn why_line(row: &Row) -> Result<WhyLine, RecordError> {
+pub(super) fn why_line(row: &Row) -> Result<WhyLine, RecordError> {
     Ok(WhyLine {
         at: row.get("at"),
         step: row.get("step"),
@@ -358,7 +368,11 @@ fn patient_id(row: &Row) -> Result<PatientId, RecordError> {
 }
 
 /// A column that holds one of our words.
-fn word<T>(row: &Row, column: &'static str, parse: fn(&str) -> Option<T>) -> Result<T, RecordError> {
+pub(super) fn word<T>(
+    row: &Row,
+    column: &'static str,
+    parse: fn(&str) -> Option<T>,
+) -> Result<T, RecordError> {
     parse(row.get(column)).ok_or_else(|| unknown(column))
 }
 

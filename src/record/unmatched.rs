@@ -18,11 +18,12 @@ use crate::domain::{Fact, Redacted};
 /// Rows are taken in one order, here and when they are forgotten: two batches with
 /// the same updates would block each other otherwise.
 const KEEP: &str = "
-INSERT INTO unmatched_update AS u (source, update_id, kind, notification_id, payload, next_look_at, expires_at)
-SELECT source, update_id, kind, notification_id, payload, now() + interval '1 second',
+INSERT INTO unmatched_update AS u (source, update_id, kind, notification_id, caller, payload, next_look_at,
+        expires_at)
+SELECT source, update_id, kind, notification_id, caller, payload, now() + interval '1 second',
        now() + $6::bigint * interval '1 millisecond'
-  FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::bytea[])
-       AS i (source, update_id, kind, notification_id, payload)
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::bytea[], $7::text[])
+       AS i (source, update_id, kind, notification_id, payload, caller)
  ORDER BY source, update_id
 ON CONFLICT (source, update_id) DO UPDATE
    SET looks = u.looks + 1,
@@ -85,9 +86,14 @@ pub(super) async fn keep(
     let notifications: Vec<Option<Uuid>> = kept.iter().map(|one| cancelled(&one.update.fact)).collect();
     let payloads: Vec<&[u8]> = kept.iter().map(|one| *one.payload.expose()).collect();
     let expiry_ms = i64::try_from(expiry.as_millis()).unwrap_or(i64::MAX);
-    let rows =
-        query(tx, "unmatched_keep", KEEP, &[&sources, &ids, &kinds, &notifications, &payloads, &expiry_ms])
-            .await?;
+    let callers: Vec<Option<&str>> = kept.iter().map(|one| only_of(&one.update.fact)).collect();
+    let rows = query(
+        tx,
+        "unmatched_keep",
+        KEEP,
+        &[&sources, &ids, &kinds, &notifications, &payloads, &expiry_ms, &callers],
+    )
+    .await?;
     for row in rows.iter().filter(|row| row.get::<_, bool>("expired")) {
         let expired: (&str, &str) = (row.try_get("source")?, row.try_get("update_id")?);
         for (one, result) in updates.iter().zip(applied.iter_mut()) {
@@ -106,7 +112,15 @@ fn key<'a>(one: &Update<'a>) -> (&'a str, &'a str) {
 /// The claim looks for cancellations by what they cancel.
 const fn cancelled(fact: &Fact) -> Option<Uuid> {
     match fact {
-        Fact::Cancelled { notification_id } => Some(notification_id.0),
+        Fact::Cancelled { notification_id, .. } => Some(notification_id.0),
+        _ => None,
+    }
+}
+
+/// The caller for whose notification alone a cancellation counts.
+fn only_of(fact: &Fact) -> Option<&str> {
+    match fact {
+        Fact::Cancelled { caller, .. } => caller.as_deref(),
         _ => None,
     }
 }

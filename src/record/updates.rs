@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::aftermath::{Aftermath, LOCK_RECIPIENTS, Word};
 use super::cases::{self, query};
 use super::error::RecordError;
+use super::refusal::{self, Refusal};
 use super::store::Store;
 use super::unmatched;
 use crate::domain::{
@@ -38,6 +39,8 @@ pub enum Applied {
     Unmatched,
     /// As `Unmatched`, and it has waited for as long as it may.
     Expired,
+    /// It is a cancellation by somebody who did not ask for the notification.
+    Refused,
     /// This version does not know what it says.
     Unknown,
 }
@@ -51,6 +54,7 @@ impl Applied {
             Self::Nothing => "nothing",
             Self::Unmatched => "unmatched",
             Self::Expired => "expired",
+            Self::Refused => "refused",
             Self::Unknown => "unknown",
         }
     }
@@ -94,9 +98,13 @@ impl Store {
         let mut known = known(&tx, updates).await?;
         let mut aftermath = Aftermath::default();
         let now = Timestamp::now();
-        let mut applied: Vec<Applied> =
-            updates.iter().map(|one| apply_one(one.update, &mut known, &mut aftermath, now)).collect();
+        let mut refusals = Vec::new();
+        let mut applied: Vec<Applied> = updates
+            .iter()
+            .map(|one| apply_one(one.update, &mut known, &mut aftermath, &mut refusals, now))
+            .collect();
         cases::write(&tx, "update", &known.cases, &HashMap::new()).await?;
+        refusal::note(&tx, &refusals).await?;
         let consented = aftermath.write(&tx).await?;
         for (one, result) in updates.iter().zip(&mut applied) {
             let word = (one.update.source.clone(), one.update.update_id.clone());
@@ -120,7 +128,7 @@ async fn known(tx: &Transaction<'_>, updates: &[Update<'_>]) -> Result<Known, Re
         match &one.update.fact {
             Fact::Receipt { delivery: DeliveryRef::Id(id), .. } => ids.push(id.0),
             Fact::Receipt { delivery: DeliveryRef::ProviderMessage(message), .. } => messages.push(message),
-            Fact::Engaged { notification_id, .. } | Fact::Cancelled { notification_id } => {
+            Fact::Engaged { notification_id, .. } | Fact::Cancelled { notification_id, .. } => {
                 notifications.push(*notification_id);
             }
             Fact::Consent { recipient, .. } => recipients.push(RecipientId::from_external(recipient).0),
@@ -155,6 +163,7 @@ fn apply_one<'a>(
     update: &'a NotificationUpdate,
     known: &mut Known,
     aftermath: &mut Aftermath<'a>,
+    refusals: &mut Vec<Refusal<'a>>,
     now: Timestamp,
 ) -> Applied {
     // A clock that runs ahead must not outrank what is said later.
@@ -177,8 +186,12 @@ fn apply_one<'a>(
             let Some(case) = known.cases.get_mut(notification_id) else { return Applied::Unmatched };
             case.engage(*engagement, at, &update.source)
         }
-        Fact::Cancelled { notification_id } => {
+        Fact::Cancelled { notification_id, caller } => {
             let Some(case) = known.cases.get_mut(notification_id) else { return Applied::Unmatched };
+            if caller.is_some() && *caller != case.caller {
+                refusals.push(Refusal { notification_id: *notification_id, by: &update.source });
+                return Applied::Refused;
+            }
             case.cancel(&update.source)
         }
         Fact::Consent { recipient, channel, purpose, granted } => {

@@ -7,14 +7,18 @@ use anyhow::{Context as _, anyhow};
 use axum::Router;
 
 use super::{Context, Unavailable};
+use crate::api::notification::{Hub, Means, QuietDefaults};
 use crate::api::webhooks::Webhooks;
 use crate::api::{self, Front, Outgoing, Position, PublishError, Publisher, ServeError};
+use crate::decode::Decoder;
 use crate::deliver::Renderer;
 use crate::domain::{NotificationRequested, NotificationUpdate, Urgency};
+use crate::plan::Settings;
 use crate::record::{migrate, pool};
 use crate::topic::encoder::{EncodeError, Encoder};
 use crate::topic::names::{NOTIFICATION_UPDATES, NOTIFICATIONS, NOTIFICATIONS_BULK, Topic};
 use crate::topic::producer::{ProduceError, Producer};
+use crate::topic::progress::Progress;
 
 /// Serves until the shutdown.
 ///
@@ -41,8 +45,10 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
         auth: ctx.config.auth.clone(),
         publisher: publisher(&ctx)?,
         webhooks: Webhooks::from_config(&ctx.config),
+        operations: api::operations::Setup::from_config(&ctx.config),
         pool: pool::pool(&ctx.config.postgres)?,
         schedule_max: Duration::from_millis(ctx.config.plan.schedule_max_ms),
+        notifications: Arc::new(means(&ctx)?),
         appointments: ctx.config.appointments.clone(),
         renderer: Arc::new(Renderer::embedded(&ctx.config.plan)?),
         extra_http,
@@ -58,6 +64,21 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
     ctx.health.add_readiness("front", || Ok(()));
     tracing::info!(address = %serving.address, "front is listening");
     serving.finished().await.context("front")
+}
+
+/// What tells of notifications, besides the database.
+fn means(ctx: &Context) -> anyhow::Result<Means> {
+    let config = &ctx.config;
+    Ok(Means {
+        progress: Progress::new(&config.kafka),
+        hub: Hub::new(&config.kafka, Decoder::new(&config.registry, config.processor.payload_max_bytes)?),
+        quiet_hours: QuietDefaults {
+            hours: Settings::new(&config.plan)?.quiet_hours,
+            time_zone: config.plan.default_time_zone.clone(),
+        },
+        heartbeat: Duration::from_millis(config.app.watch_heartbeat_ms),
+        recent_keys_max: config.app.recent_keys_max,
+    })
 }
 
 /// A port that is taken may be free after a restart; any other fault stays.

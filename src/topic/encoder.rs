@@ -198,6 +198,7 @@ struct Parts<'a> {
     receipt: Option<&'static str>,
     engagement: Option<&'static str>,
     provider_code: Option<&'a str>,
+    caller: Option<&'a str>,
 }
 
 impl<'a> Parts<'a> {
@@ -229,9 +230,12 @@ impl<'a> Parts<'a> {
                 purpose: purpose.map(|purpose| purpose.as_str()),
                 ..none
             },
-            Fact::Cancelled { notification_id } => {
-                Self { kind: "cancel", notification_id: Some(notification_id.to_string()), ..none }
-            }
+            Fact::Cancelled { notification_id, caller } => Self {
+                kind: "cancel",
+                notification_id: Some(notification_id.to_string()),
+                caller: caller.as_deref(),
+                ..none
+            },
             Fact::Unknown => return None,
         })
     }
@@ -253,6 +257,7 @@ impl<'a> Parts<'a> {
             ("receipt", word(self.receipt)),
             ("engagement", word(self.engagement)),
             ("provider_code", word(self.provider_code)),
+            ("caller", word(self.caller)),
         ])
     }
 }

@@ -11,15 +11,18 @@ mod evolution;
 mod group;
 pub mod intake;
 pub mod lag;
+pub mod members;
 pub mod ledger;
 pub mod names;
 mod offsets;
 pub mod partition;
 mod poll;
 pub mod producer;
+pub mod progress;
 mod registry;
 pub mod sample;
 pub mod schemas;
+pub mod tail;
 mod yielding;
 
 pub use consumer::{Consumer, ConsumerError, Options as ConsumerOptions};

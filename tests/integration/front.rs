@@ -31,11 +31,22 @@ pub(crate) async fn front(world: &World) -> (Process, Channel) {
 pub(crate) async fn front_with(world: &World, variables: &[(&str, &str)]) -> (Process, Channel) {
     let mut process = world.process("app", variables);
     process.wait_for_log("front is listening", Duration::from_secs(30)).await;
-    (process, connect(world).await)
+    let elsewhere = variables.iter().find(|(name, _)| *name == "PATIENT_NOTIFY_APP__LISTEN");
+    (process, connect_to(elsewhere.map_or(&world.config.app.listen, |(_, address)| address)).await)
 }
 
 async fn connect(world: &World) -> Channel {
-    Endpoint::from_shared(format!("http://{}", world.config.app.listen)).unwrap().connect().await.unwrap()
+    connect_to(&world.config.app.listen).await
+}
+
+async fn connect_to(address: &str) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
+/// An address for another front of the same world.
+pub(crate) fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
 }
 
 pub(crate) fn wish(key: &str, number: u64) -> proto::NotificationServiceSendRequest {
@@ -99,13 +110,22 @@ async fn what_is_taken_over_is_shown_and_delivered_once() {
     assert_eq!(notification.patient_id, patient(1).as_str());
     assert!(!shown.why.is_empty(), "it says why");
 
-    // The same again, and the same key with another payload: the first stands.
+    // The same again, and the same key with another payload: the first stands, here, and
+    // at a server that does not know of it.
     let again = client.send(wish("key-1", 1)).await.unwrap().into_inner();
     let other = proto::NotificationServiceSendRequest {
         purpose: proto::Purpose::AppointmentReminder.into(),
         ..wish("key-1", 1)
     };
-    let other = client.send(other).await.unwrap().into_inner();
+    let refused = client.send(other.clone()).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED"));
+    let told = refused.get_details_error_info().unwrap().metadata;
+    assert_eq!(
+        (told["notification_id"].as_str(), told["differs"].as_str()),
+        (&*first.notification_id, "purpose")
+    );
+    let (_elsewhere, channel) = front_with(&world, &[("PATIENT_NOTIFY_APP__LISTEN", &free_address())]).await;
+    let other = NotificationServiceClient::new(channel).send(other).await.unwrap().into_inner();
     assert_eq!(again.notification_id, first.notification_id);
     assert_eq!(other.notification_id, first.notification_id);
     let mut named = Request::new(wish("key-1", 1));

@@ -27,24 +27,24 @@ const ISSUER: &str = "https://login.example.org";
 const AUDIENCE: &str = "patient-notify";
 
 /// Signs tokens.
-struct Signer {
+pub(crate) struct Signer {
     id: &'static str,
     key: EncodingKey,
 }
 
 impl Signer {
-    fn new(id: &'static str) -> Self {
+    pub(crate) fn new(id: &'static str) -> Self {
         let pem = KeyPair::generate().unwrap().serialize_pem();
         Self { id, key: EncodingKey::from_ec_pem(pem.as_bytes()).unwrap() }
     }
 
-    fn publish(&self, path: &Path) {
+    pub(crate) fn publish(&self, path: &Path) {
         let mut jwk = Jwk::from_encoding_key(&self.key, Algorithm::ES256).unwrap();
         jwk.common.key_id = Some(self.id.to_owned());
         replace(path, &json!({ "keys": [jwk] }).to_string());
     }
 
-    fn token(&self, caller: &str, scope: &str, lasts_s: i64) -> String {
+    pub(crate) fn token(&self, caller: &str, scope: &str, lasts_s: i64) -> String {
         let header = Header { kid: Some(self.id.to_owned()), ..Header::new(Algorithm::ES256) };
         let exp = Timestamp::now().as_second() + lasts_s;
         let claims = json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": caller, "scope": scope, "exp": exp });
@@ -67,14 +67,14 @@ fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-fn takes_tokens(config: &mut Config, keys: &Path) {
+pub(crate) fn takes_tokens(config: &mut Config, keys: &Path) {
     config.auth.jwks_file = text(keys);
     config.auth.token_issuer = ISSUER.to_owned();
     config.auth.token_audience = AUDIENCE.to_owned();
     config.auth.reread_interval_ms = 100;
 }
 
-fn bearing<T>(token: &str, message: T) -> Request<T> {
+pub(crate) fn bearing<T>(token: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     request

@@ -1,78 +1,43 @@
-//! `Get`: what is recorded, and the wait for what was taken over a moment ago.
+//! `Get`: what is recorded.
 
-use std::time::Duration;
-
-use deadpool_postgres::Pool;
-use tokio::time::{Instant, sleep, timeout_at};
-
+use crate::api::auth::{Caller, Scope};
 use crate::api::convert::{
     channel_to, engagement_to, purpose_to, receipt_status_to, state_to, strategy_to, timestamp_to, urgency_to,
 };
 use crate::api::error::ApiError;
 use crate::api::proto;
-use crate::api::token::{Awaited, Token};
 use crate::api::validate::Violations;
 use crate::domain::NotificationId;
-use crate::record::read::{self, DeliveryView, NotificationView, WhyLine};
+use crate::record::read::{DeliveryView, NotificationView, WhyLine};
 
-/// Pause between looks at the database for a notification that is on its way: it
-/// doubles, with jitter, up to the greater one.
-const LOOK_INITIAL: Duration = Duration::from_millis(10);
-const LOOK_MAX: Duration = Duration::from_millis(250);
-
-/// Which notification a Get is about, and what to wait for.
-pub(super) fn wanted(
-    message: &proto::NotificationServiceGetRequest,
-) -> Result<(NotificationId, Option<Awaited>), ApiError> {
+/// Which notification a call is about.
+pub(super) fn wanted(text: &str) -> Result<NotificationId, ApiError> {
     let mut faults = Violations::default();
-    let id = faults.notification_id("notification_id", &message.notification_id);
-    let text = message.consistency_token.as_deref().filter(|text| !text.is_empty());
-    let token = text.map(Token::from_text);
-    let known = !matches!(token, Some(None));
-    faults.require(known, "consistency_token", "must be one that this service answered");
+    let id = faults.notification_id("notification_id", text);
     faults.finish()?;
-    Ok((id, token.flatten().map(|token| token.awaited)))
+    Ok(id)
 }
 
-/// Looks until what is awaited can be seen; `None` when it cannot by `until`.
-pub(super) async fn read_when_there(
-    pool: &Pool,
-    id: NotificationId,
-    awaited: Awaited,
-    until: Instant,
-) -> Result<Option<NotificationView>, ApiError> {
-    let mut pause = LOOK_INITIAL;
-    loop {
-        match timeout_at(until, read::notification(pool, id)).await {
-            Ok(Ok(Some(view))) if shows(&view, awaited) => return Ok(Some(view)),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(error.into()),
-            Err(_) => return Ok(None),
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left <= LOOK_INITIAL {
-            return Ok(None);
-        }
-        // The last look is shortly before the end, not a whole pause before it.
-        sleep(pause.mul_f64(rand::random_range(0.5..1.0)).min(left - LOOK_INITIAL)).await;
-        pause = (pause * 2).min(LOOK_MAX);
-    }
+/// May this caller see what `of` asked for? (`None`: nobody did.)
+pub(super) fn sees(caller: &Caller, of: Option<&str>) -> bool {
+    caller.may(Scope::NotificationsAll) || of == Some(caller.name.as_str())
 }
 
-/// Once a record was processed, what it brings can be seen for ever.
-fn shows(view: &NotificationView, awaited: Awaited) -> bool {
-    match awaited {
-        Awaited::Notification => true,
-        Awaited::Cancelled => view.cancelled_at.is_some(),
-        Awaited::Engaged(engagement) => view.engagement.is_some_and(|(known, _)| known >= engagement),
-    }
+/// A notification that the caller may see. Others are not there.
+pub(super) fn seen_by(caller: &Caller, view: NotificationView) -> Result<NotificationView, ApiError> {
+    if sees(caller, view.caller.as_deref()) { Ok(view) } else { Err(ApiError::NotFound("notification")) }
 }
 
 /// What the caller is shown.
-pub(super) fn answer(view: NotificationView) -> proto::NotificationServiceGetResponse {
+pub(super) fn answer(mut view: NotificationView) -> proto::NotificationServiceGetResponse {
+    let why = std::mem::take(&mut view.why).into_iter().map(why_entry).collect();
+    proto::NotificationServiceGetResponse { notification: Some(notification(view)), why }
+}
+
+/// The contract's form of a notification.
+pub(super) fn notification(view: NotificationView) -> proto::Notification {
     let (engagement, engaged_at) = view.engagement.unzip();
-    let why = view.why.into_iter().map(why_entry).collect();
-    let notification = proto::Notification {
+    proto::Notification {
         notification_id: view.id.to_string(),
         patient_id: view.patient_id.as_str().to_owned(),
         purpose: purpose_to(view.purpose).into(),
@@ -89,8 +54,7 @@ pub(super) fn answer(view: NotificationView) -> proto::NotificationServiceGetRes
         engagement: engagement.map_or(proto::Engagement::Unspecified, engagement_to).into(),
         engaged_at: engaged_at.map(timestamp_to),
         cancelled_at: view.cancelled_at.map(timestamp_to),
-    };
-    proto::NotificationServiceGetResponse { notification: Some(notification), why }
+    }
 }
 
 fn delivery(view: DeliveryView) -> proto::Delivery {
@@ -112,7 +76,8 @@ fn delivery(view: DeliveryView) -> proto::Delivery {
     }
 }
 
-fn why_entry(line: WhyLine) -> proto::WhyEntry {
+/// The contract's form of a line of the why-log.
+pub(super) fn why_entry(line: WhyLine) -> proto::WhyEntry {
     proto::WhyEntry {
         at: Some(timestamp_to(line.at)),
         step: line.step,
@@ -126,24 +91,20 @@ fn why_entry(line: WhyLine) -> proto::WhyEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::token::Position;
 
     #[test]
-    fn a_get_needs_a_uuid_and_a_token_of_ours() {
-        let get = |id: &str, token: Option<&str>| {
-            wanted(&proto::NotificationServiceGetRequest {
-                notification_id: id.into(),
-                consistency_token: token.map(str::to_owned),
-            })
-        };
+    fn one_sees_ones_own_and_with_the_scope_everybodys() {
+        let own = Caller::new("portal".to_owned(), vec![Scope::NotificationsRead]);
+        assert!(sees(&own, Some("portal")));
+        assert!(!sees(&own, Some("scheduling")) && !sees(&own, None));
+        let all = Caller::new("support".to_owned(), vec![Scope::NotificationsAll]);
+        assert!(sees(&all, Some("portal")) && sees(&all, None));
+    }
+
+    #[test]
+    fn a_notification_is_named_by_a_uuid() {
         let id = NotificationId::for_request("local", "key-1");
-        let text = id.to_string();
-        assert_eq!(get(&text, None).unwrap(), (id, None));
-        assert_eq!(get(&text, Some("")).unwrap(), (id, None));
-        let position = Position { topic: "t".into(), partition: 0, offset: 0 };
-        let token = Token { position, awaited: Awaited::Cancelled }.to_text();
-        assert_eq!(get(&text, Some(&token)).unwrap(), (id, Some(Awaited::Cancelled)));
-        assert!(get("", None).is_err());
-        assert!(get(&text, Some("x")).is_err());
+        assert_eq!(wanted(&id.to_string()).unwrap(), id);
+        assert!(wanted("").is_err() && wanted("key-1").is_err());
     }
 }

@@ -5,6 +5,7 @@
 
 use jiff::Timestamp;
 
+use crate::api::auth::{Caller, Scope};
 use crate::api::convert::engagement_from;
 use crate::api::error::ApiError;
 use crate::api::proto;
@@ -17,13 +18,16 @@ const CANCEL: &str = "cancel";
 /// A notification is taken back.
 pub(super) fn cancelled(
     message: &proto::NotificationServiceCancelRequest,
-    caller: String,
+    caller: &Caller,
     now: Timestamp,
-) -> Result<NotificationUpdate, ApiError> {
+) -> Result<(NotificationUpdate, NotificationId), ApiError> {
     let mut faults = Violations::default();
     let notification_id = faults.notification_id("notification_id", &message.notification_id);
     faults.finish()?;
-    Ok(update(caller, notification_id, CANCEL, now, Fact::Cancelled { notification_id }))
+    // Whose it is, the database knows, which is not asked here.
+    let only_of = (!caller.may(Scope::NotificationsAll)).then(|| caller.name.clone());
+    let fact = Fact::Cancelled { notification_id, caller: only_of };
+    Ok((update(caller.name.clone(), notification_id, CANCEL, now, fact), notification_id))
 }
 
 /// A recipient did something with a notification.
@@ -31,7 +35,7 @@ pub(super) fn engaged(
     message: &proto::NotificationServiceMarkReadRequest,
     caller: String,
     now: Timestamp,
-) -> Result<(NotificationUpdate, Engagement), ApiError> {
+) -> Result<(NotificationUpdate, NotificationId, Engagement), ApiError> {
     let mut faults = Violations::default();
     let notification_id = faults.notification_id("notification_id", &message.notification_id);
     let engagement = faults.required_word("engagement", message.engagement, engagement_from);
@@ -43,7 +47,7 @@ pub(super) fn engaged(
     let engagement = engagement.ok_or_else(|| ApiError::invalid("engagement", "is required"))?;
     let fact = Fact::Engaged { notification_id, engagement };
     let at = occurred_at.unwrap_or(now);
-    Ok((update(caller, notification_id, engagement.as_str(), at, fact), engagement))
+    Ok((update(caller, notification_id, engagement.as_str(), at, fact), notification_id, engagement))
 }
 
 fn update(
@@ -87,7 +91,8 @@ mod tests {
 
     fn cancel(text: &str, caller: &str, now: Timestamp) -> Result<NotificationUpdate, ApiError> {
         let message = proto::NotificationServiceCancelRequest { notification_id: text.to_owned() };
-        cancelled(&message, caller.to_owned(), now)
+        cancelled(&message, &Caller::new(caller.to_owned(), vec![Scope::NotificationsSend]), now)
+            .map(|(update, _)| update)
     }
 
     fn mark(
@@ -99,7 +104,7 @@ mod tests {
             engagement,
             occurred_at: occurred_at.map(timestamp_to),
         };
-        engaged(&message, "portal".to_owned(), now())
+        engaged(&message, "portal".to_owned(), now()).map(|(update, _, engagement)| (update, engagement))
     }
 
     #[test]
@@ -108,7 +113,8 @@ mod tests {
         let later = now() + SignedDuration::from_secs(1);
         let again = cancel(&id().to_string().to_uppercase(), "scheduling", later).unwrap();
         let of_another = cancel(&id().to_string(), "portal", now()).unwrap();
-        assert_eq!(first.fact, Fact::Cancelled { notification_id: id() });
+        let caller = Some("scheduling".to_owned());
+        assert_eq!(first.fact, Fact::Cancelled { notification_id: id(), caller });
         assert_eq!((first.source.as_str(), first.occurred_at), ("scheduling", now()));
         assert_eq!(first.key(), id().to_string(), "the patient is not known");
         assert_eq!(first.update_id, again.update_id);

@@ -76,7 +76,8 @@ fn a_fact() -> impl Strategy<Value = Fact> {
         (opaque(), channel, purpose, any::<bool>()).prop_map(|(recipient, channel, purpose, granted)| {
             Fact::Consent { recipient, channel, purpose, granted }
         });
-    let cancelled = uuid().prop_map(|id| Fact::Cancelled { notification_id: NotificationId(id) });
+    let cancelled = (uuid(), prop::option::of(opaque()))
+        .prop_map(|(id, caller)| Fact::Cancelled { notification_id: NotificationId(id), caller });
     prop_oneof![receipt, engaged, consent, cancelled]
 }
 

@@ -150,7 +150,7 @@ impl Publisher {
                 occurred_at: Timestamp::now(),
                 source: "scheduling".to_owned(),
                 patient_id: None,
-                fact: Fact::Cancelled { notification_id },
+                fact: Fact::Cancelled { notification_id, caller: None },
             };
             let payload = self.encoder.update(&update).await?;
             let key = notification_id.to_string();

@@ -127,7 +127,7 @@ fn update(
         }
         53..70 => ("portal", Fact::Engaged { notification_id, engagement: Engagement::Seen }),
         70..95 => ("portal", Fact::Engaged { notification_id, engagement: Engagement::Read }),
-        95..99 => (CALLER, Fact::Cancelled { notification_id }),
+        95..99 => (CALLER, Fact::Cancelled { notification_id, caller: Some(CALLER.to_owned()) }),
         _ => {
             let recipient = request.patient_id.as_str().to_owned();
             (
@@ -192,7 +192,7 @@ mod tests {
                     assert_eq!(notification_id, *id);
                     kinds[1] += 1;
                 }
-                Fact::Cancelled { notification_id } => {
+                Fact::Cancelled { notification_id, .. } => {
                     assert_eq!(notification_id, *id);
                     kinds[2] += 1;
                 }

@@ -45,7 +45,7 @@ pub fn engaged(key: &str, engagement: Engagement) -> NotificationUpdate {
 
 /// The caller takes a notification back.
 pub fn cancelled(key: &str) -> NotificationUpdate {
-    update("test", Fact::Cancelled { notification_id: notification_of(key) })
+    update("test", Fact::Cancelled { notification_id: notification_of(key), caller: None })
 }
 
 /// The n-th patient says yes or no to a channel, for every purpose.

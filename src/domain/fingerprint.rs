@@ -7,15 +7,21 @@
 use aws_lc_rs::digest::{Context, SHA256};
 use jiff::Timestamp;
 
-use crate::domain::{Event, NotificationRequested, ResultUrgency, TestResultPublished};
+use super::event::{Event, NotificationRequested, ResultUrgency, TestResultPublished};
 
 /// SHA-256 of what an event asks for, without the time of asking.
-pub(super) fn fingerprint(event: &Event) -> [u8; 32] {
-    let parts = match event {
-        Event::TestResult(result) => of_result(result),
-        Event::Notification(request) => of_request(request),
-    };
-    parts.finish()
+#[must_use]
+pub fn fingerprint(event: &Event) -> [u8; 32] {
+    match event {
+        Event::TestResult(result) => of_result(result).finish(),
+        Event::Notification(request) => request_fingerprint(request),
+    }
+}
+
+/// The same of a request that is not an event yet.
+#[must_use]
+pub fn request_fingerprint(request: &NotificationRequested) -> [u8; 32] {
+    of_request(request).finish()
 }
 
 fn of_result(result: &TestResultPublished) -> Parts {

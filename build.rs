@@ -21,12 +21,15 @@ const SENSITIVE: &[&str] = &[
     ".patientnotify.v1.BatchServiceCreateRequest",
     ".patientnotify.v1.BatchRow",
     ".patientnotify.v1.BatchCsv",
+    ".patientnotify.v1.DeadLetter",
+    ".patientnotify.v1.OperationsServiceListDeadLettersResponse",
 ];
 
 const FILES: &[&str] = &[
     "patientnotify/v1/appointment_service.proto",
     "patientnotify/v1/batch_service.proto",
     "patientnotify/v1/notification_service.proto",
+    "patientnotify/v1/operations_service.proto",
     "patientnotify/v1/recipient_service.proto",
     "patientnotify/v1/template_service.proto",
 ];

@@ -261,6 +261,13 @@ pub fn outbox_published(n: u64) {
     }
 }
 
+/// A due reminder, by what came of it.
+pub fn reminder(result: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.reminders.add(1, &[word("result", result)]);
+    }
+}
+
 /// Due deliveries that a worker has claimed.
 pub fn due_claimed(n: u64) {
     if let Some(i) = INSTRUMENTS.get() {
@@ -289,7 +296,8 @@ pub fn grpc_stream_ended(method: &'static str, code: &'static str) {
     }
 }
 
-/// A gRPC call that its caller may not make, for example `token_expired` or `scope`.
+/// A gRPC call that its caller may not make, for example `token_expired` or `scope`;
+/// method `none` for a connection that came to no call.
 pub fn call_refused(method: &'static str, reason: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {
         i.sides.calls_refused.add(1, &[word("method", method), word("reason", reason)]);

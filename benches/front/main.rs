@@ -15,6 +15,7 @@ mod callers;
 mod front;
 #[path = "../shared/stack.rs"]
 mod stack;
+mod token;
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ async fn main() -> anyhow::Result<()> {
     let config = stack::prepare().await?;
     let front = front::Front::start(config.clone()).await?;
     let bare = bare::start(&config).await?;
-    let to_front = Callers::new(front.address, None).await?;
+    let to_front = Callers::new(front.address, Some(&front.token)).await?;
     let to_bare = Callers::new(bare, None).await?;
     for concurrent in CONCURRENT {
         to_bare.run(concurrent, WARM_UP).await?;

@@ -18,6 +18,7 @@ use super::convert::{
     batch_state_from, batch_state_to, channel_to, minute_to, purpose_to, state_to, timestamp_to,
 };
 use super::error::ApiError;
+use super::guard::stream::Stopping;
 use super::page;
 use super::proto;
 use super::validate::Violations;
@@ -116,7 +117,8 @@ impl proto::batch_service_server::BatchService for Batches {
         request: Request<Streaming<proto::BatchServiceUploadRecipientsRequest>>,
     ) -> Result<Response<proto::BatchServiceUploadRecipientsResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let answer = upload::run(self, &caller, request.into_inner()).await?;
+        let stopping = Stopping::of(&request);
+        let answer = upload::run(self, &caller, request.into_inner(), stopping).await?;
         Ok(Response::new(answer))
     }
 

@@ -22,6 +22,7 @@ pub fn page(links: &[(String, String)]) -> Html<String> {
 <body>
 <h1>patient-notify {version}</h1>
 <p>gRPC on this port: <code>patientnotify.v1.NotificationService</code>,
+<code>patientnotify.v1.OperationsService</code>,
 <code>patientnotify.v1.RecipientService</code>, health and reflection.</p>
 <ul>
 {list}</ul>

@@ -27,6 +27,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_web::GrpcWebLayer;
 
 use crate::config;
 use crate::deliver::Renderer;
@@ -35,18 +36,21 @@ use auth::{Auth, Tls};
 use proto::appointment_service_server::AppointmentServiceServer;
 use proto::batch_service_server::BatchServiceServer;
 use proto::notification_service_server::NotificationServiceServer;
+use proto::operations_service_server::OperationsServiceServer;
 use proto::recipient_service_server::RecipientServiceServer;
 use proto::template_service_server::TemplateServiceServer;
 
 pub mod appointment;
 pub mod auth;
 pub mod batch;
+pub mod browser;
 pub mod convert;
 pub mod error;
 pub mod guard;
 mod index;
 pub mod mask;
 pub mod notification;
+pub mod operations;
 pub mod page;
 pub mod proto;
 pub mod publisher;
@@ -62,11 +66,12 @@ pub use publisher::{Outgoing, PublishError, Publisher};
 pub use token::Position;
 
 /// Services whose health is told by name; the empty name is the whole server.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "",
     "patientnotify.v1.AppointmentService",
     "patientnotify.v1.BatchService",
     "patientnotify.v1.NotificationService",
+    "patientnotify.v1.OperationsService",
     "patientnotify.v1.RecipientService",
     "patientnotify.v1.TemplateService",
 ];
@@ -93,10 +98,12 @@ pub struct Front {
     pub auth: config::Auth,
     /// To the broker.
     pub publisher: Publisher,
-    /// `None`: Twilio does not report here.
-    pub twilio: Option<webhooks::Twilio>,
+    /// Who may tell it something by HTTP.
+    pub webhooks: webhooks::Webhooks,
     /// To the database.
     pub pool: Pool,
+    /// What operators look at.
+    pub operations: operations::Setup,
     /// How far ahead a message may be scheduled.
     pub schedule_max: Duration,
     /// More that is needed to tell of notifications.
@@ -203,7 +210,7 @@ pub async fn serve(front: Front) -> Result<Serving, ServeError> {
         .route("/", get(move || std::future::ready(page.clone())))
         .merge(open)
         .merge(services(&front, &auth))
-        .merge(webhooks::router(front.twilio, front.publisher.clone()))
+        .merge(webhooks::router(front.webhooks, front.publisher.clone(), front.pool.clone()))
         .merge(front.extra_http.reset_fallback())
         .fallback(no_such_path);
 
@@ -240,7 +247,8 @@ async fn listen(config: &config::App, auth: &Auth) -> Result<TcpListener, ServeE
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
 
-/// The project's services behind their bounds.
+/// The project's services behind their bounds; from outside to inside: which pages may
+/// call, gRPC-Web, bounds, who calls.
 fn services(front: &Front, auth: &Arc<Auth>) -> Router {
     let max_bytes = front.config.request_max_bytes;
     let schedule_max = SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX);
@@ -258,7 +266,9 @@ fn services(front: &Front, auth: &Arc<Auth>) -> Router {
     };
     let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
     let templates = template::Templates { renderer: Arc::clone(&front.renderer) };
+    let operations = operations::Operations::new(front.pool.clone(), front.operations.clone());
     Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
+        .add_service(OperationsServiceServer::new(operations).max_decoding_message_size(max_bytes))
         .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))
         .add_service(AppointmentServiceServer::new(appointments).max_decoding_message_size(max_bytes))
         .add_service(BatchServiceServer::new(batches).max_decoding_message_size(max_bytes))
@@ -273,6 +283,11 @@ fn services(front: &Front, auth: &Arc<Auth>) -> Router {
                 front.shutdown.clone(),
             )),
             guard::bound,
+        ))
+        .route_layer(GrpcWebLayer::new())
+        .route_layer(middleware::from_fn_with_state(
+            browser::Origins::parse(&front.config.browser_origins),
+            browser::admit,
         ))
 }
 

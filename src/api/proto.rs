@@ -33,3 +33,4 @@ opaque_debug!(RecipientServiceUpsertRequest, ContactPoint);
 opaque_debug!(TemplateServicePreviewRequest, SmsPreview, EmailPreview, PushPreview);
 opaque_debug!(AppointmentServicePutRequest, Appointment);
 opaque_debug!(BatchServiceCreateRequest, BatchRow, BatchCsv);
+opaque_debug!(DeadLetter, OperationsServiceListDeadLettersResponse);

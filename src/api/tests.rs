@@ -31,6 +31,7 @@ fn app(listen: &str) -> config::App {
         streams_max: 2,
         recent_keys_max: 100,
         watch_heartbeat_ms: 1_000,
+        browser_origins: String::new(),
     }
 }
 
@@ -48,7 +49,8 @@ fn front(config: config::App, publisher: Publisher) -> Front {
         config,
         auth: config::Config::from_defaults().auth,
         publisher,
-        twilio: None,
+        webhooks: webhooks::Webhooks::default(),
+        operations: operations::Setup::from_config(&config::Config::from_defaults()),
         schedule_max: Duration::from_secs(366 * 86_400),
         notifications: Arc::new(means()),
         appointments: config::Config::from_defaults().appointments,
@@ -300,6 +302,65 @@ async fn what_is_too_large_or_unknown_is_refused() {
     assert_eq!(status.code(), Code::Unimplemented, "{status}");
 }
 
+fn item(key: &str) -> proto::NotificationServiceSendManyRequest {
+    proto::NotificationServiceSendManyRequest { item: Some(message(key)) }
+}
+
+#[tokio::test]
+async fn a_stream_of_requests_has_a_bound_and_an_item_that_is_too_large_ends_it() {
+    let (_serving, channel) = start(accepting()).await;
+    let mut client = NotificationServiceClient::new(channel);
+    let many = futures::stream::iter((0..10_100).map(|number| item(&format!("key-{number}"))));
+    let answer = client.send_many(many).await.unwrap().into_inner();
+    assert_eq!((answer.accepted, answer.results.len()), (10_000, 10_000));
+    let end = answer.end.unwrap();
+    assert_eq!((end.code, end.reason.as_str()), (Code::OutOfRange.into(), "TOO_MANY_ITEMS"));
+
+    let mut large = item("large");
+    let variables = &mut large.item.as_mut().unwrap().variables;
+    variables.insert("v".to_owned(), "x".repeat(65 * 1024));
+    let status = client.send_many(futures::stream::iter([item("small"), large])).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+}
+
+#[tokio::test]
+async fn streams_beyond_their_bound_are_refused_and_calls_are_not() {
+    let config = config::App { streams_max: 1, ..app("127.0.0.1:0") };
+    let serving = serve(front(config, accepting())).await.unwrap();
+    let mut client = NotificationServiceClient::new(connect(&serving).await);
+    let mut second = NotificationServiceClient::new(connect(&serving).await);
+    let begun = CancellationToken::new();
+    let (of_stream, last) = (begun.clone(), CancellationToken::new());
+    let until = last.clone();
+    let items = async_items(of_stream, until);
+    let held = tokio::spawn(async move { client.send_many(items).await });
+    begun.cancelled().await;
+    let refused = second.send_many(futures::stream::iter([item("key-2")])).await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "OVERLOADED");
+    second.send(message("key-3")).await.unwrap();
+    last.cancel();
+    assert_eq!(held.await.unwrap().unwrap().into_inner().accepted, 1);
+}
+
+/// One item; `begun` once the server wants a second one, which never comes; the end
+/// comes with `last`.
+fn async_items(
+    begun: CancellationToken,
+    last: CancellationToken,
+) -> impl futures::Stream<Item = proto::NotificationServiceSendManyRequest> + Send + 'static {
+    futures::stream::unfold(Some(()), move |first| {
+        let (begun, last) = (begun.clone(), last.clone());
+        async move {
+            if first.is_some() {
+                return Some((item("key-1"), None));
+            }
+            begun.cancel();
+            last.cancelled().await;
+            None
+        }
+    })
+}
+
 #[tokio::test]
 async fn a_taken_port_and_an_open_address_are_clear_errors() {
     let (serving, _channel) = start(accepting()).await;
@@ -312,4 +373,60 @@ async fn a_taken_port_and_an_open_address_are_clear_errors() {
     assert!(not_one.contains("app.listen"), "{not_one}");
     let allowed = config::App { allow_unauthenticated: true, ..app("0.0.0.0:0") };
     assert!(serve(front(allowed, accepting())).await.is_ok());
+}
+
+/// A token of `sub` = local that a key of this set has signed.
+fn key_set_and_token() -> (String, String) {
+    let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let key = jsonwebtoken::EncodingKey::from_ec_pem(pem.as_bytes()).unwrap();
+    let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&key, jsonwebtoken::Algorithm::ES256).unwrap();
+    let claims = serde_json::json!({
+        "iss": "https://login.example.org",
+        "aud": "patient-notify",
+        "sub": "local",
+        "scp": "notifications:send",
+        "exp": jiff::Timestamp::now().as_second() + 300,
+    });
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+    let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+    (serde_json::json!({ "keys": [jwk] }).to_string(), token)
+}
+
+#[tokio::test]
+async fn keys_that_are_away_are_told_and_calls_pass_once_they_come() {
+    let (set, token) = key_set_and_token();
+    let away = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = away.local_addr().unwrap();
+    drop(away);
+    let auth = config::Auth {
+        jwks_url: format!("http://{address}/keys"),
+        token_issuer: "https://login.example.org".to_owned(),
+        token_audience: "patient-notify".to_owned(),
+        reread_interval_ms: 100,
+        ..config::Config::from_defaults().auth
+    };
+    // Also on an address that others reach: its callers are authenticated.
+    let serving = serve(Front { auth, ..front(app("0.0.0.0:0"), accepting()) }).await.unwrap();
+    let channel = format!("http://127.0.0.1:{}", serving.address.port());
+    let channel = Channel::from_shared(channel).unwrap().connect().await.unwrap();
+    let mut client = NotificationServiceClient::new(channel);
+    let mut send = async || {
+        let mut call = Call::new(message("key-1"));
+        call.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        client.send(call).await
+    };
+    let status = send().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert_eq!(status.get_details_error_info().unwrap().reason, "KEYS_UNAVAILABLE");
+    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
+
+    let issuer = TcpListener::bind(address).await.unwrap();
+    let keys = Router::new().route("/keys", get(move || std::future::ready(set.clone())));
+    tokio::spawn(async move { axum::serve(issuer, keys).await });
+    let passes = async {
+        while send().await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), passes).await.unwrap();
 }

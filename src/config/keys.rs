@@ -145,6 +145,7 @@ pub struct Sms {
     pub status_callback_base_url: String,
     pub timeout_ms: u64,
     pub concurrency: usize,
+    pub help_reply: String,
 }
 
 /// `[email]`
@@ -162,6 +163,13 @@ pub struct Email {
     pub message_id_domain: String,
     pub timeout_ms: u64,
     pub concurrency: usize,
+    pub event_webhook_public_key: String,
+    pub event_webhook_max_age_ms: u64,
+    pub unsubscribe_base_url: String,
+    #[serde(with = "secret")]
+    pub unsubscribe_key: Secret,
+    #[serde(with = "secret")]
+    pub unsubscribe_previous_key: Secret,
 }
 
 /// `[push]`
@@ -205,6 +213,7 @@ pub struct App {
     pub streams_max: usize,
     pub recent_keys_max: usize,
     pub watch_heartbeat_ms: u64,
+    pub browser_origins: String,
 }
 
 /// `[auth]`

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use base64::Engine as _;
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -28,6 +30,8 @@ pub(super) enum Kind {
     PostgresUrl,
     /// Comma-separated host:port pairs.
     Servers,
+    /// Comma-separated origins of web pages.
+    Origins,
     /// Address and port to listen on.
     Listen,
     /// A host name or address, without a port.
@@ -46,6 +50,8 @@ pub(super) enum Kind {
     Channels,
     /// A file that exists.
     File,
+    /// A public key of P-256: DER in base64.
+    SigningKey,
     /// A tracing filter.
     LogFilter,
 }
@@ -175,6 +181,7 @@ impl Kind {
                     && text.parse::<tokio_postgres::Config>().is_ok_and(|url| !url.get_hosts().is_empty())
             }
             Self::Servers => text.split(',').all(|server| is_server(server.trim())),
+            Self::Origins => text.split(',').all(|origin| is_origin(origin.trim())),
             Self::Listen => text.parse::<SocketAddr>().is_ok(),
             Self::Host => is_host(text),
             Self::Mailbox => text.parse::<lettre::Address>().is_ok(),
@@ -187,6 +194,7 @@ impl Kind {
             Self::TimeZone => jiff::tz::TimeZone::get(text).is_ok(),
             Self::Locale => is_locale(text),
             Self::File => std::fs::metadata(text).is_ok_and(|file| file.is_file()),
+            Self::SigningKey => is_signing_key(text),
             Self::LogFilter => EnvFilter::builder().parse(text).is_ok(),
         }
     }
@@ -207,6 +215,7 @@ impl Kind {
             }
             Self::PostgresUrl => "a URL such as postgres://user:password@host:5432/database".to_owned(),
             Self::Servers => "a comma-separated list such as broker-1:9092,broker-2:9092".to_owned(),
+            Self::Origins => "a comma-separated list such as https://board.example.org".to_owned(),
             Self::Listen => "an IP address and a port such as 127.0.0.1:9090".to_owned(),
             Self::Host => "a host name or IP address, without a port".to_owned(),
             Self::Mailbox => "an e-mail address such as no-reply@example.org".to_owned(),
@@ -222,6 +231,7 @@ impl Kind {
                 format!("a list of at least one of {}, each once", words.join(", "))
             }
             Self::File => "the path of a file that this process may see".to_owned(),
+            Self::SigningKey => "a public key of P-256 as DER (SubjectPublicKeyInfo) in base64".to_owned(),
             Self::LogFilter => "a level (error, warn, info, debug, trace) or target=level,…".to_owned(),
         }
     }
@@ -268,6 +278,16 @@ pub(crate) fn is_loopback_url(text: &str) -> bool {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     })
+}
+
+/// As browsers write it: without a path, and without the scheme's own port.
+fn is_origin(text: &str) -> bool {
+    is_http_url(text) && reqwest::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text)
+}
+
+fn is_signing_key(text: &str) -> bool {
+    let der = base64::engine::general_purpose::STANDARD.decode(text);
+    der.is_ok_and(|der| ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, der).is_ok())
 }
 
 fn is_server(text: &str) -> bool {

@@ -199,7 +199,7 @@ fn authenticated_callers_may_come_from_everywhere() {
 #[test]
 fn a_secret_is_shown_by_nothing() {
     let secrets: Vec<_> = RULES.iter().filter(|rule| rule.secret).collect();
-    assert_eq!(secrets.len(), 5);
+    assert_eq!(secrets.len(), 7);
     let names: Vec<_> = secrets
         .iter()
         .map(|rule| (format!("PATIENT_NOTIFY_{}", rule.key.to_uppercase().replace('.', "__")), rule))
@@ -222,7 +222,7 @@ fn a_secret_is_shown_by_nothing() {
 
     let bad: Vec<_> = names.iter().map(|(name, _)| (name.as_str(), "CANARY\nCANARY")).collect();
     let faults = from_variables(&bad).unwrap_err();
-    assert_eq!(faults.0.len(), 5, "{faults}");
+    assert_eq!(faults.0.len(), 7, "{faults}");
     assert!(!format!("{faults} {faults:?}").contains("CANARY"), "{faults}");
 }
 

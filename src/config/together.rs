@@ -134,6 +134,11 @@ const RULES: &[Together] = &[
         "both or neither",
     ),
     together(
+        &["email.unsubscribe_key", "email.unsubscribe_base_url"],
+        |c| c.email.unsubscribe_base_url.is_empty() || c.email.unsubscribe_key.expose().len() >= 32,
+        "a key of at least 32 characters with an address for links: whoever guesses it can unsubscribe anybody",
+    ),
+    together(
         &["email.smtp_tls", "email.username"],
         |c| c.email.smtp_tls != "none" || c.email.username.is_empty(),
         "starttls or tls with a user name: the password must not travel in the clear",

@@ -287,6 +287,8 @@ mod tests {
         let title = Redacted::new("Example Health".to_owned());
         let message = |body: &Redacted<String>| Message {
             delivery_id: DeliveryId(uuid::Uuid::from_u128(1)),
+            recipient_id: crate::domain::RecipientId(uuid::Uuid::from_u128(2)),
+            purpose: crate::domain::Purpose::General,
             urgency: crate::domain::Urgency::Normal,
             attempt_group: 1,
             address: Redacted::new("token".to_owned()),

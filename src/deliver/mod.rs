@@ -14,18 +14,20 @@ pub mod render;
 mod smtp;
 mod templates;
 mod twilio;
+pub mod unsubscribe;
 mod variables;
 
 #[cfg(test)]
 mod tests;
 
-pub use providers::{DeliverError, Fault, Providers};
+pub use providers::{DeliverError, Fault, Providers, provider_name};
 pub use render::{RenderError, Renderer};
 pub use twilio::CALLBACK_OVERRIDES as TWILIO_CALLBACK_OVERRIDES;
+pub use unsubscribe::UnsubscribeLinks;
 
 use std::time::Duration;
 
-use crate::domain::{Channel, DeliveryId, Reason, Redacted, Urgency};
+use crate::domain::{Channel, DeliveryId, Purpose, Reason, RecipientId, Redacted, Urgency};
 
 /// What goes to a provider. One delivery, one attempt group: within a group the
 /// provider sees the same key, so that a repeat can be recognised.
@@ -33,6 +35,10 @@ use crate::domain::{Channel, DeliveryId, Reason, Redacted, Urgency};
 pub struct Message {
     /// Which delivery.
     pub delivery_id: DeliveryId,
+    /// Who gets it, and what for: what a link in it may end.
+    pub recipient_id: RecipientId,
+    /// See `recipient_id`.
+    pub purpose: Purpose,
     /// Grows when a repeat is known to be a new attempt, not the same one.
     pub attempt_group: i32,
     /// Bulk takes at most half of a provider's calls.

@@ -51,8 +51,8 @@ impl fmt::Display for DeliverError {
 
 enum Provider {
     Disabled,
-    Twilio(Twilio),
-    Smtp(Smtp),
+    Twilio(Box<Twilio>),
+    Smtp(Box<Smtp>),
     Fcm(Box<Fcm>),
     Instant,
 }
@@ -138,8 +138,8 @@ impl Providers {
                     Provider::Disabled
                 })
             };
-        let twilio = built(sms.enabled, &|| Twilio::from_config(sms).map(Provider::Twilio));
-        let smtp = built(email.enabled, &|| Smtp::from_config(email, plan).map(Provider::Smtp));
+        let twilio = built(sms.enabled, &|| Twilio::from_config(sms).map(Box::new).map(Provider::Twilio));
+        let smtp = built(email.enabled, &|| Smtp::from_config(email, plan).map(Box::new).map(Provider::Smtp));
         let fcm = built(push.enabled, &|| Fcm::from_config(push).map(Box::new).map(Provider::Fcm));
         if !faults.is_empty() {
             return Err(DeliverError { faults });
@@ -237,11 +237,7 @@ impl Providers {
     /// Who carries a channel, for the delivery's row.
     #[must_use]
     pub const fn name(&self, channel: Channel) -> &'static str {
-        match channel {
-            Channel::Sms => "twilio",
-            Channel::Email => "smtp",
-            Channel::Push => "fcm",
-        }
+        provider_name(channel)
     }
 
     /// Is a channel's breaker open, so that its provider is left alone?
@@ -256,6 +252,16 @@ impl Providers {
             Channel::Email => &self.slots[1],
             Channel::Push => &self.slots[2],
         }
+    }
+}
+
+/// Who carries a channel.
+#[must_use]
+pub const fn provider_name(channel: Channel) -> &'static str {
+    match channel {
+        Channel::Sms => "twilio",
+        Channel::Email => "smtp",
+        Channel::Push => "fcm",
     }
 }
 

@@ -8,6 +8,7 @@ mod reply;
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use lettre::message::header::{Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
 use lettre::transport::smtp::Error as SmtpError;
@@ -21,9 +22,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use self::reply::{Stage, failure, unreachable_now};
+use super::unsubscribe::{Subscription, UnsubscribeLinks};
 use super::{Message, SendOutcome};
 use crate::config::{Email, Plan};
-use crate::domain::{Reason, Redacted};
+use crate::domain::{Channel, Reason, Redacted};
 
 /// Longest time for one connection: TCP, TLS, greeting, EHLO and AUTH.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,6 +54,9 @@ pub(super) struct Smtp {
     hello: ClientId,
     from: Mailbox,
     message_id_domain: String,
+    unsubscribe: Option<UnsubscribeLinks>,
+    /// The provider reports what becomes of a message, and echoes what it is given for that.
+    reports: bool,
     timeout: Duration,
     idle_max: usize,
     idle: Mutex<Vec<Idle>>,
@@ -78,6 +83,10 @@ macro_rules! plain_header {
 }
 plain_header!(AutoSubmitted, "Auto-Submitted");
 plain_header!(DeliveryHeader, "X-Notification-Delivery");
+plain_header!(ListUnsubscribe, "List-Unsubscribe");
+plain_header!(ListUnsubscribePost, "List-Unsubscribe-Post");
+// SendGrid takes this one out, and puts its arguments into each event about the message.
+plain_header!(SmtpApi, "X-SMTPAPI");
 
 impl Smtp {
     /// Builds the client; gives every fault as (key, problem).
@@ -122,6 +131,8 @@ impl Smtp {
             hello: ClientId::default(),
             from,
             message_id_domain: config.message_id_domain.clone(),
+            unsubscribe: UnsubscribeLinks::from_config(config),
+            reports: !config.event_webhook_public_key.is_empty(),
             timeout: Duration::from_millis(config.timeout_ms),
             idle_max: config.concurrency,
             idle: Mutex::new(Vec::new()),
@@ -141,14 +152,24 @@ impl Smtp {
             return SendOutcome::Permanent(Reason::InvalidAddress);
         };
         let id = format!("{}.{}@{}", message.delivery_id, message.attempt_group, self.message_id_domain);
-        let mime = Mime::builder()
+        let mut mime = Mime::builder()
             .from(self.from.clone())
             .to(Mailbox::new(None, to.clone()))
             .subject(subject.expose().as_str())
             .message_id(Some(format!("<{id}>")))
             .header(AutoSubmitted("auto-generated".to_owned()))
-            .header(DeliveryHeader(message.delivery_id.to_string()))
-            .multipart(MultiPart::alternative_plain_html(text.expose().clone(), html.expose().clone()));
+            .header(DeliveryHeader(message.delivery_id.to_string()));
+        if let Some(link) = self.unsubscribe_link(message) {
+            mime = mime
+                .header(ListUnsubscribe(format!("<{link}>")))
+                .header(ListUnsubscribePost("List-Unsubscribe=One-Click".to_owned()));
+        }
+        if self.reports {
+            let arguments = format!("{{\"unique_args\":{{\"delivery_id\":\"{}\"}}}}", message.delivery_id);
+            mime = mime.header(SmtpApi(arguments));
+        }
+        let mime =
+            mime.multipart(MultiPart::alternative_plain_html(text.expose().clone(), html.expose().clone()));
         let Ok(mime) = mime else {
             return SendOutcome::Permanent(Reason::ProviderRefused);
         };
@@ -156,6 +177,15 @@ impl Smtp {
             Ok(()) => SendOutcome::Sent { provider_message_id: id },
             Err(outcome) => outcome,
         }
+    }
+
+    fn unsubscribe_link(&self, message: &Message) -> Option<String> {
+        let what = Subscription {
+            recipient_id: message.recipient_id,
+            channel: Channel::Email,
+            purpose: message.purpose,
+        };
+        self.unsubscribe.as_ref()?.url(what, Timestamp::now())
     }
 
     async fn exchange(&self, to: Address, content: &[u8]) -> Result<(), SendOutcome> {

@@ -220,5 +220,7 @@ fn start_roles(context: &Context, sandbox: &Sandbox) -> JoinSet<(&'static str, a
     running.spawn(async move { ("wrk-notifications", worker.await) });
     let worker = roles::wrk_default::run(context.clone());
     running.spawn(async move { ("wrk-default", worker.await) });
+    let cron = roles::cron::run(context.clone());
+    running.spawn(async move { ("cron", cron.await) });
     running
 }

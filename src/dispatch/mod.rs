@@ -4,6 +4,7 @@
 
 mod lanes;
 mod outcome;
+mod pauses;
 mod recorder;
 
 pub use lanes::Lanes;
@@ -11,6 +12,7 @@ pub use outcome::{
     after_send, cancelled, expired, found, held, look_up_later, never_known, not_rendered, released,
     suppressed, unknown,
 };
+pub use pauses::{Gate, Pauses, Teller};
 pub use recorder::{OnRecorded, Recorder, RecorderOptions};
 
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use tracing::warn;
 
 use crate::deliver::{Message, Providers, Renderer, SendOutcome};
 use crate::domain::{
-    Channel, DeliveryId, NotificationId, Outcome, Purpose, RecipientId, Redacted, Strategy, Urgency,
+    Channel, DeliveryId, NotificationId, Outcome, Purpose, Reason, RecipientId, Redacted, Strategy, Urgency,
 };
 use crate::metrics;
 use crate::plan::RetryPolicy;
@@ -94,6 +96,7 @@ pub struct Dispatcher {
     renderer: Arc<Renderer>,
     recorder: Recorder,
     policy: RetryPolicy,
+    pauses: Pauses,
     lanes: Lanes<Work>,
 }
 
@@ -105,8 +108,9 @@ impl Dispatcher {
         renderer: Arc<Renderer>,
         recorder: Recorder,
         policy: RetryPolicy,
+        pauses: Pauses,
     ) -> Arc<Self> {
-        Arc::new(Self { providers, renderer, recorder, policy, lanes: Lanes::default() })
+        Arc::new(Self { providers, renderer, recorder, policy, pauses, lanes: Lanes::default() })
     }
 
     /// Puts work into its recipient's lane. Work of one lane runs in the order of
@@ -159,6 +163,16 @@ impl Dispatcher {
         if Timestamp::now() >= assignment.expires_at {
             return expired(assignment);
         }
+        match self.pauses.gate(assignment.channel, assignment.urgency).await {
+            Gate::Open => {}
+            // A worker releases it when the pause is over; until then nobody looks at it.
+            Gate::Paused => {
+                let wait = assignment.expires_at.duration_since(Timestamp::now());
+                let wait = Duration::try_from(wait).unwrap_or_default();
+                return held(assignment, Reason::ChannelPaused, wait);
+            }
+            Gate::Unknown => return released(assignment),
+        }
         let content = match self.renderer.render(
             assignment.purpose,
             assignment.channel,
@@ -174,6 +188,8 @@ impl Dispatcher {
         };
         let message = Message {
             delivery_id: assignment.delivery_id,
+            recipient_id: assignment.recipient_id,
+            purpose: assignment.purpose,
             attempt_group: assignment.attempt_group,
             urgency: assignment.urgency,
             address: assignment.address.clone(),

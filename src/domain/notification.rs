@@ -164,6 +164,8 @@ words! {
         Scheduled = "scheduled",
         /// The provider asked for a pause.
         Throttled = "throttled",
+        /// Held until an operator resumes the channel.
+        ChannelPaused = "channel_paused",
         /// The provider took it.
         ProviderAccepted = "provider_accepted",
         /// A look-up at the provider found it.

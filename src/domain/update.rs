@@ -76,7 +76,8 @@ pub enum Fact {
         channel: Option<Channel>,
         /// For which purpose; `None`: for all.
         purpose: Option<Purpose>,
-        /// True for an opt-in.
+        /// True for an opt-in. One for all purposes only takes back a refusal of all of
+        /// them: what was refused by itself, or never agreed to, stays as it was.
         granted: bool,
     },
     /// A notification is taken back.

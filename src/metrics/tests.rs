@@ -23,6 +23,7 @@ fn call_all() {
     partitions(60, 2);
     unavailable("postgres");
     outbox_published(7);
+    reminder("fired");
     due_claimed(8);
     grpc_request("NotificationService/Send", "OK", span);
     grpc_streams("NotificationService/Watch", 1);
@@ -76,6 +77,7 @@ fn child() {
         r#"patient_notify_partitions{state="paused"} 2"#,
         r#"patient_notify_unavailable_total{dependency="postgres"} 1"#,
         "patient_notify_outbox_published_total 7",
+        r#"patient_notify_reminders_total{result="fired"} 1"#,
         "patient_notify_due_claimed_total 8",
         r#"patient_notify_grpc_request_duration_seconds_count{code="OK",method="NotificationService/Send"} 1"#,
         r#"patient_notify_grpc_streams{method="NotificationService/Watch"} 1"#,

@@ -1,5 +1,6 @@
 //! PostgreSQL: every SQL statement of the service lives here.
 
+pub mod addressees;
 mod aftermath;
 pub mod appointments;
 pub mod audit;
@@ -17,11 +18,13 @@ pub mod list;
 pub mod migrate;
 pub mod outbox;
 pub mod outcome;
+pub mod pauses;
 pub mod pool;
 pub mod quota;
 pub mod read;
 pub mod recipients;
 mod refusal;
+pub mod reminders;
 pub mod report;
 pub mod store;
 pub mod unmatched;

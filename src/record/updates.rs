@@ -199,7 +199,11 @@ fn apply_one<'a>(
             if !known.recipients.contains(&recipient_id) {
                 return Applied::Unmatched;
             }
-            let how = if *granted { "opt_in" } else { "opt_out" };
+            let how = match (granted, purpose) {
+                (true, _) => "opt_in",
+                (false, Some(_)) => "opt_out",
+                (false, None) => "opt_out_of_all",
+            };
             let word = refusal(update, recipient_id, *channel, how);
             aftermath.consent(Word { purpose: *purpose, granted: *granted, ..word });
             // Whether it changes anything, the ledger tells.

@@ -8,7 +8,7 @@ use axum::Router;
 
 use super::{Context, Unavailable};
 use crate::api::notification::{Hub, Means, QuietDefaults};
-use crate::api::webhooks::Twilio;
+use crate::api::webhooks::Webhooks;
 use crate::api::{self, Front, Outgoing, Position, PublishError, Publisher, ServeError};
 use crate::decode::Decoder;
 use crate::deliver::Renderer;
@@ -44,7 +44,8 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
         config: ctx.config.app.clone(),
         auth: ctx.config.auth.clone(),
         publisher: publisher(&ctx)?,
-        twilio: Twilio::from_config(&ctx.config.sms),
+        webhooks: Webhooks::from_config(&ctx.config),
+        operations: api::operations::Setup::from_config(&ctx.config),
         pool: pool::pool(&ctx.config.postgres)?,
         schedule_max: Duration::from_millis(ctx.config.plan.schedule_max_ms),
         notifications: Arc::new(means(&ctx)?),

@@ -39,11 +39,16 @@ pub async fn run_with(
 ) -> anyhow::Result<()> {
     let fatal = CancellationToken::new();
     let store = wiring::store(&ctx)?;
-    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal, providers)?;
+    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal, providers, role_of(topics))?;
     let flow = Flow::Notify(Notify { kind, settings: Settings::new(&ctx.config.plan)?, dispatcher });
     let ended = process(&ctx, topics, flow, store, fatal).await;
     wiring::join_recorders(recorders, &ctx).await;
     ended
+}
+
+/// What a sender of these topics calls itself: the name of its group.
+fn role_of(topics: &[Topic]) -> &'static str {
+    topics.iter().find_map(|topic| topic.group).unwrap_or("consumer")
 }
 
 /// Reads these topics as their group, and does with them what `flow` says.

@@ -8,6 +8,7 @@ pub mod consumer;
 pub mod consumer_notification;
 pub mod consumer_notification_update;
 pub mod consumer_test_result_notification;
+pub mod cron;
 mod wiring;
 pub mod wrk_default;
 pub mod wrk_notifications;

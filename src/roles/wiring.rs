@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use crate::deliver::{Providers, Renderer};
-use crate::dispatch::{Dispatcher, Recorder, RecorderOptions};
+use crate::dispatch::{Dispatcher, Pauses, Recorder, RecorderOptions, Teller};
+use crate::domain::Channel;
+use crate::metrics;
 use crate::plan::RetryPolicy;
-use crate::record::{Owner, Store, pool};
+use crate::record::{Owner, RecordError, Store, pool};
 
 /// How long an outcome waits for company before it is written.
 const RECORD_LINGER: Duration = Duration::from_millis(5);
@@ -61,6 +64,7 @@ pub fn dispatcher(
     store: &Store,
     fatal: &CancellationToken,
     providers: Providers,
+    role: &'static str,
 ) -> anyhow::Result<(Arc<Dispatcher>, JoinSet<()>)> {
     let config = &ctx.config;
     let options = RecorderOptions {
@@ -75,7 +79,55 @@ pub fn dispatcher(
     };
     let (recorder, lanes) = Recorder::start(store, options, fatal);
     let renderer = Arc::new(Renderer::embedded(&config.plan)?);
-    let dispatcher =
-        Dispatcher::new(Arc::new(providers), renderer, recorder, RetryPolicy::new(&config.retry));
+    let (teller, pauses) = Pauses::new();
+    let providers = Arc::new(providers);
+    tokio::spawn(keep_in_touch(store.clone(), Arc::clone(&providers), teller, role, ctx.shutdown.clone()));
+    let dispatcher = Dispatcher::new(providers, renderer, recorder, RetryPolicy::new(&config.retry), pauses);
     Ok((dispatcher, lanes))
+}
+
+/// How often a sender looks for paused channels, and after how many looks it says what
+/// it does itself, and forgets those that say nothing any more.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const LOOKS_A_REPORT: u64 = 5;
+const LOOKS_A_PRUNE: u64 = 300;
+
+/// Tells the dispatcher what is paused, and operators what this process does. While the
+/// database is away, what was last seen stands.
+async fn keep_in_touch(
+    store: Store,
+    providers: Arc<Providers>,
+    teller: Teller,
+    role: &'static str,
+    shutdown: CancellationToken,
+) {
+    let mut tick = tokio::time::interval(LOOK_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks: u64 = 0;
+    loop {
+        let looked = async {
+            let pauses = store.channel_pauses().await?;
+            teller.send_if_modified(|seen| {
+                let is_new = seen.as_ref() != Some(&pauses);
+                if is_new {
+                    *seen = Some(pauses);
+                }
+                is_new
+            });
+            if looks.is_multiple_of(LOOKS_A_REPORT) {
+                let open = Channel::ALL.iter().copied().filter(|channel| providers.breaker_open(*channel));
+                let open: Vec<Channel> = open.collect();
+                store.report_sender(role, &open, looks.is_multiple_of(LOOKS_A_PRUNE)).await?;
+            }
+            Ok::<(), RecordError>(())
+        };
+        if let Err(error) = looked.await {
+            metrics::unavailable("postgres");
+            tracing::warn!(%error, "paused channels could not be looked at; what was last seen stands");
+        }
+        looks += 1;
+        if shutdown.run_until_cancelled(tick.tick()).await.is_none() {
+            return;
+        }
+    }
 }

@@ -8,6 +8,7 @@ use super::{Context, wiring};
 use crate::deliver::Providers;
 use crate::plan::Settings;
 use crate::workers::due::DueWorker;
+use crate::workers::paused;
 
 /// Runs until the context's shutdown.
 ///
@@ -18,7 +19,9 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let fatal = CancellationToken::new();
     let store = wiring::store(&ctx)?;
     wiring::probe_database(&ctx, &store);
-    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal, Providers::from_config(config)?)?;
+    let providers = Providers::from_config(config)?;
+    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal, providers, "wrk-notifications")?;
+    let released = tokio::spawn(paused::run(store.clone(), ctx.shutdown.clone(), fatal.clone()));
     let worker = DueWorker {
         config: config.workers.clone(),
         lease: Duration::from_millis(config.processor.lease_ms),
@@ -29,6 +32,7 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     };
     worker.run(ctx.shutdown.clone(), fatal.clone()).await;
     wiring::join_recorders(recorders, &ctx).await;
+    released.await?;
     anyhow::ensure!(!fatal.is_cancelled(), "an invariant is broken (see the log before this line)");
     Ok(())
 }

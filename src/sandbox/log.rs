@@ -32,6 +32,8 @@ pub struct Received {
     pub short_code: Option<String>,
     /// Number, mailbox or token.
     pub to: Redacted<String>,
+    /// Where a click ends e-mails of its kind, from its headers; with anything else `None`.
+    pub unsubscribe: Option<Redacted<String>>,
     /// When it came in, before any latency that was set.
     pub received_at: Timestamp,
     /// Subject or title; empty for a text message.
@@ -56,6 +58,7 @@ impl Received {
             delivery_id: None,
             short_code: short_code_in(body),
             to: to.into(),
+            unsubscribe: None,
             received_at: Timestamp::now(),
             subject: subject.into(),
             body: body.chars().take(BODY_MAX_CHARS).collect::<String>().into(),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::faults::{Faults, Treatment};
 use super::listen::{Gate, Line};
 use super::log::{MessageLog, Received};
-use crate::domain::Channel;
+use crate::domain::{Channel, Redacted};
 
 /// Octets of a line, its end included.
 const LINE_MAX_BYTES: usize = 4096;
@@ -267,7 +267,13 @@ fn received(raw: &[u8], to: String, queue_id: &str) -> Received {
         .as_ref()
         .and_then(|m| m.header_raw("X-Notification-Delivery"))
         .and_then(|value| value.trim().parse::<Uuid>().ok());
-    Received::new(Channel::Email, message_id, to, subject, &text).of_delivery(delivery_id)
+    // One click needs both headers (RFC 8058).
+    let header = |name| parsed.as_ref().and_then(|m| m.header_raw(name)).map(str::trim);
+    let one_click = header("List-Unsubscribe-Post") == Some("List-Unsubscribe=One-Click");
+    let link = header("List-Unsubscribe").and_then(|value| value.strip_prefix('<')?.strip_suffix('>'));
+    let mut received = Received::new(Channel::Email, message_id, to, subject, &text).of_delivery(delivery_id);
+    received.unsubscribe = link.filter(|_| one_click).map(|link| Redacted::new(link.to_owned()));
+    received
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod evolution;
 mod group;
 pub mod intake;
 pub mod lag;
+pub mod members;
 pub mod ledger;
 pub mod names;
 mod offsets;

@@ -1,5 +1,7 @@
 //! What was deferred: claim due → act → record, one file a queue.
 
 pub mod due;
+pub mod paused;
 pub mod relay;
+pub mod reminders;
 pub mod unmatched;

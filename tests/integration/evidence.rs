@@ -161,7 +161,7 @@ async fn a_stop_counts_from_the_next_message_and_an_older_word_does_not_undo_it(
     older_start.occurred_at = stop.occurred_at - SignedDuration::from_secs(60);
     world.publish_updates(&[stop.clone(), older_start, stop.clone()]).await;
     eventually("the ledger has it", SOON, async || {
-        world.count("consent WHERE NOT granted AND how = 'opt_out'").await == 5
+        world.count("consent WHERE NOT granted AND how = 'opt_out_of_all'").await == 5
     })
     .await;
     world.until_no_lag(SOON).await;
@@ -177,7 +177,7 @@ async fn a_stop_counts_from_the_next_message_and_an_older_word_does_not_undo_it(
     until(&world, "delivery WHERE channel = 'push' AND position = 0 AND state = 'sent'").await;
     // And a later word is heeded again.
     world.publish_updates(&[consent(1, Channel::Sms, true)]).await;
-    eventually("the ledger has that too", SOON, async || world.count(GRANTED).await == 5).await;
+    eventually("the ledger has that too", SOON, async || world.count(GRANTED).await == 4).await;
     send(&world, 1, "fourth").await;
     assert_eq!(world.count("delivery WHERE channel = 'sms' AND state = 'sent'").await, 2);
     roles.stop().await;
@@ -202,7 +202,8 @@ async fn a_refusal_that_the_provider_knows_of_is_entered_and_an_unknown_recipien
     until(&world, "delivery WHERE channel = 'email' AND state = 'sent'").await;
     world.load(&[recipient(7)]).await;
     eventually("the opt-out has found its recipient", SOON, async || {
-        world.count("unmatched_update").await == 0 && world.count("consent WHERE how = 'opt_out'").await == 5
+        world.count("unmatched_update").await == 0
+            && world.count("consent WHERE how = 'opt_out_of_all'").await == 5
     })
     .await;
     send(&world, 7, "to-seven").await;

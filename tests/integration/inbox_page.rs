@@ -13,7 +13,7 @@ use crate::harness::{World, recipient, results};
 const BROWSER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The page as it stands after its scripts have run.
-async fn rendered(url: &str) -> String {
+pub(crate) async fn rendered(url: &str) -> String {
     let profile = tempfile::tempdir().unwrap();
     let browser = Command::new("chromium")
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])

@@ -8,23 +8,29 @@
 #![allow(missing_docs, reason = "what a test promises is its name")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test may print its figures")]
 
+mod appointments;
 mod back_pressure;
 mod bad_input;
 mod bad_records;
+mod batches;
 mod bulk_lane;
 mod dead_letter_tools;
 mod dependency_away;
+mod email_events;
 mod evidence;
 mod examples;
 mod front;
 mod front_notifications;
 mod front_updates;
 mod front_watch;
+mod grpc_web;
 mod harness;
 mod holds;
+mod inbound_texts;
 mod inbox_page;
 mod no_health_information_leaks;
 mod none_lost_none_doubled;
+mod operations;
 mod order_within_a_recipient;
 mod provider_faults;
 mod recipients;
@@ -34,9 +40,11 @@ mod roles_and_configuration;
 mod shares_partitions;
 mod status_out;
 mod stories;
+mod templates;
 mod the_stack_leaves_nothing;
 mod tools;
 mod topics_admin;
+mod unsubscribe;
 mod updates;
 mod webhooks;
 mod who_may_call;

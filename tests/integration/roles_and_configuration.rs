@@ -11,13 +11,14 @@ use crate::tools::{get, printed, tool_with};
 const DEADLINE: Duration = Duration::from_secs(60);
 const EXIT_USAGE: i32 = 64;
 const EXIT_UNAVAILABLE: i32 = 69;
-const ROLES: [&str; 6] = [
+const ROLES: [&str; 7] = [
     "app",
     "consumer-test-result-notification",
     "consumer-notification",
     "consumer-notification-update",
     "wrk-notifications",
     "wrk-default",
+    "cron",
 ];
 
 /// Waits until the process says that it is ready; gives the base of its probes.

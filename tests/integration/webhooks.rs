@@ -12,12 +12,12 @@ use reqwest::header::RETRY_AFTER;
 use crate::harness::{Addresses, BrokerProxy, Process, World, delivery_of, eventually, request, sms_only};
 use crate::tools::read_topic;
 
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// The address that Twilio knows; the front listens elsewhere, behind a proxy.
 const BASE_URL: &str = "https://notify.example.org/front";
-const CALLBACK_URL: (&str, &str) = ("PATIENT_NOTIFY_SMS__STATUS_CALLBACK_BASE_URL", BASE_URL);
+pub(crate) const CALLBACK_URL: (&str, &str) = ("PATIENT_NOTIFY_SMS__STATUS_CALLBACK_BASE_URL", BASE_URL);
 /// Digits of the numbers in each callback.
-const NUMBER: &str = "9997731";
+pub(crate) const NUMBER: &str = "9997731";
 
 /// The parameters that matter of one callback, and those that must stay secret.
 fn form<'a>(sid: &'a str, status: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
@@ -35,14 +35,14 @@ fn form<'a>(sid: &'a str, status: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(
 }
 
 /// A front as a process that logs all it can, and Twilio.
-struct Bench {
-    world: World,
-    front: Process,
-    client: reqwest::Client,
+pub(crate) struct Bench {
+    pub(crate) world: World,
+    pub(crate) front: Process,
+    pub(crate) client: reqwest::Client,
 }
 
 impl Bench {
-    async fn start(variables: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(variables: &[(&str, &str)]) -> Self {
         let world = World::new().await;
         let everything = ("PATIENT_NOTIFY_LOG__FILTER", "trace");
         let variables: Vec<_> = variables.iter().copied().chain([everything]).collect();
@@ -53,7 +53,12 @@ impl Bench {
     }
 
     /// Status of the answer, and whether it says when to come back.
-    async fn post(&self, path: &str, form: &[(&str, &str)], signature: Option<String>) -> (u16, bool) {
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        form: &[(&str, &str)],
+        signature: Option<String>,
+    ) -> (u16, bool) {
         let url = format!("http://{}{path}", self.world.config.app.listen);
         let mut request = self.client.post(url).form(form);
         if let Some(signature) = signature {
@@ -69,7 +74,7 @@ impl Bench {
         self.post(&path, form, Some(self.signature(&path, form))).await
     }
 
-    fn signature(&self, path: &str, form: &[(&str, &str)]) -> String {
+    pub(crate) fn signature(&self, path: &str, form: &[(&str, &str)]) -> String {
         let mut sorted = form.to_vec();
         sorted.sort_unstable();
         let parameters: String = sorted.into_iter().flat_map(|(name, value)| [name, value]).collect();
@@ -80,7 +85,7 @@ impl Bench {
     }
 
     /// Keys of what lies on the updates' topic.
-    async fn published(&self) -> Vec<String> {
+    pub(crate) async fn published(&self) -> Vec<String> {
         let topic = self.world.topic(&names::NOTIFICATION_UPDATES);
         let records = read_topic(&self.world.config.kafka, &topic).await;
         let key = |key: Option<Vec<u8>>| String::from_utf8(key.unwrap_or_default()).unwrap();
@@ -88,11 +93,15 @@ impl Bench {
     }
 
     async fn counted(&mut self, result: &str) -> f64 {
-        let labels = format!("{{provider=\"twilio\",result=\"{result}\"}}");
+        self.counted_of("twilio", result).await
+    }
+
+    pub(crate) async fn counted_of(&mut self, provider: &str, result: &str) -> f64 {
+        let labels = format!("{{provider=\"{provider}\",result=\"{result}\"}}");
         self.front.metric(&format!("patient_notify_webhook_requests_total{labels}")).await
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.front.terminate();
         assert_eq!(self.front.wait().await.code(), Some(0), "{}", self.front.log());
         let log = self.front.log();

@@ -1,7 +1,8 @@
 //! Middleware of the project's services: who calls, may they, and not too often.
 //!
 //! A call with a bearer token is its token's caller, whatever certificate secures the
-//! connection; a bad token is refused and never falls back to the certificate.
+//! connection; a bad token is refused and never falls back to the certificate. A
+//! stream is checked when it begins: how long it lasts is bounded elsewhere.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -32,6 +32,7 @@ use tonic::transport::server::Connected;
 
 use super::{certificate, files};
 use crate::config;
+use crate::metrics;
 
 /// Bytes of a PEM file.
 const PEM_MAX_BYTES: usize = 1024 * 1024;
@@ -109,11 +110,18 @@ impl Tls {
                 let _place = place;
                 // An option that cannot be set costs a little time, nothing else.
                 let _ = stream.set_nodelay(true);
-                match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => drop(secured.send(Ok(Secured::new(stream, address))).await),
-                    Ok(Err(error)) => tracing::debug!(%error, %address, "TLS handshake failed"),
-                    Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
-                }
+                let fault = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        // An error says that the server is gone, and with it the connection.
+                        let _ = secured.send(Ok(Secured::new(stream, address))).await;
+                        return;
+                    }
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "took too long".to_owned(),
+                };
+                // Port scans and plain connections come here too: not worth a louder line.
+                metrics::call_refused("none", "tls_handshake");
+                tracing::debug!(fault, %address, "TLS handshake failed");
             });
         }
     }

@@ -57,10 +57,9 @@ impl Records {
             piece = &piece[took..];
             records.extend(record.into_iter().flatten());
         }
-        while last {
-            match self.step(&[]).1 {
-                Some(record) => records.extend(record),
-                None => break,
+        if last {
+            while let Some(record) = self.step(&[]).1 {
+                records.extend(record);
             }
         }
         records

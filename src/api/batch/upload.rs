@@ -8,6 +8,7 @@ use super::csv::{Record, Records};
 use super::{Batches, UPLOAD, batch_to, by, checked_id, fault_to, owner, wrong_state};
 use crate::api::auth::Caller;
 use crate::api::error::ApiError;
+use crate::api::guard::stream::Stopping;
 use crate::api::proto;
 use crate::api::proto::batch_service_upload_recipients_request::Chunk as Given;
 use crate::deliver::Renderer;
@@ -28,6 +29,7 @@ pub(super) async fn run(
     service: &Batches,
     caller: &Caller,
     mut stream: Streaming<proto::BatchServiceUploadRecipientsRequest>,
+    stopping: Stopping,
 ) -> Result<proto::BatchServiceUploadRecipientsResponse, tonic::Status> {
     let first = stream.message().await?;
     let first =
@@ -43,7 +45,11 @@ pub(super) async fn run(
         if last {
             break;
         }
-        next = stream.message().await?;
+        next = tokio::select! {
+            message = stream.message() => message?,
+            // What was stored is stored: the call goes on at another replica.
+            () = stopping.begun() => return Err(ApiError::Stopping.into()),
+        };
     }
     Ok(proto::BatchServiceUploadRecipientsResponse {
         batch: Some(batch_to(upload.batch)),

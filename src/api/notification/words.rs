@@ -49,6 +49,7 @@ const fn way(reason: Reason) -> Option<&'static str> {
         Reason::QuietHours => "The recipient's quiet hours had begun; it goes out when they end.",
         Reason::Scheduled => "Its caller asked for a later time.",
         Reason::Throttled => "The provider asked for a pause.",
+        Reason::ChannelPaused => "The channel is paused by an operator; it goes out when the pause ends.",
         Reason::ProviderAccepted => "The provider took it.",
         Reason::FoundAtProvider => {
             "The answer of the provider was lost; a look-up shows that it has the message."
@@ -121,6 +122,7 @@ const fn end(reason: Reason) -> &'static str {
         | Reason::QuietHours
         | Reason::Scheduled
         | Reason::Throttled
+        | Reason::ChannelPaused
         | Reason::ProviderAccepted
         | Reason::FoundAtProvider
         | Reason::NotFoundAtProvider

@@ -1,59 +1,99 @@
-//! What providers report by HTTP: a callback whose signature is right becomes a
-//! record on `pat.notification-updates.v1`, and is answered once the broker has it.
+//! What comes by HTTP from outside: providers' reports, patients' text messages, clicks
+//! that end e-mails. Each that proves where it comes from becomes records on
+//! `pat.notification-updates.v1`, and is answered once the broker has them.
 //!
-//! Anybody on the internet may call. So a callback costs little until it has proved
-//! where it comes from, and the places are its own: a flood of forged ones takes
-//! none from the gRPC callers. Nothing of a callback is logged, because it has the
-//! recipient's number.
+//! Anybody on the internet may call. So a call costs little until it has proved where it
+//! comes from, and each kind has places of its own: a flood of forged ones takes none
+//! from the gRPC callers, nor from another kind. Nothing of a call is logged, because it
+//! has the recipient's address.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::rejection::FormRejection;
-use axum::extract::{DefaultBodyLimit, Form, FromRequest as _, Path, Request, State};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, FormRejection};
+use axum::extract::{Form, FromRequest as _, Request};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use jiff::Timestamp;
-use tokio::sync::Semaphore;
+use deadpool_postgres::Pool;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
-use uuid::Uuid;
 
 use super::publisher::{PublishError, Publisher};
-use crate::domain::{DeliveryId, NotificationUpdate};
+use crate::config::Config;
+use crate::deliver::UnsubscribeLinks;
+use crate::domain::NotificationUpdate;
 use crate::metrics;
+use crate::record::RecordError;
 
+mod email;
+mod inbound;
+mod status;
 #[cfg(test)]
 mod tests;
 mod twilio;
+mod unsubscribe;
 
+pub use email::EmailEvents;
 pub use twilio::Twilio;
 
-/// Longest body of a callback, in bytes; Twilio's have about one thousand.
-const BODY_MAX_BYTES: usize = 64 * 1024;
-/// Callbacks in hand at once.
-const CONCURRENCY_MAX: usize = 256;
-/// Longest time of a callback. Twilio gives up after 15 s, retries included: there must
-/// be room for three.
+/// Longest time of a call. Twilio gives up after 15 s, retries included: there must be
+/// room for three.
 const CALLBACK_MAX: Duration = Duration::from_secs(4);
+/// Updates of one call on their way to the broker at once.
+const PUBLISH_IN_FLIGHT: usize = 64;
 /// When a provider should come back, in seconds.
 const RETRY_AFTER_S: &str = "1";
 
-/// How a callback ended.
+/// Who may tell this front something by HTTP. What is `None` has no route.
+#[derive(Default)]
+pub struct Webhooks {
+    /// Status callbacks and texts from patients.
+    pub twilio: Option<Twilio>,
+    /// What a text that asks for help is answered with; empty: nothing.
+    pub help_reply: String,
+    /// Events about e-mails.
+    pub email: Option<EmailEvents>,
+    /// Links that end e-mails.
+    pub unsubscribe: Option<UnsubscribeLinks>,
+}
+
+impl Webhooks {
+    /// Those that the configuration has the secrets of.
+    #[must_use]
+    pub fn from_config(config: &Config) -> Self {
+        Self {
+            twilio: Twilio::from_config(&config.sms),
+            help_reply: config.sms.help_reply.clone(),
+            email: EmailEvents::from_config(&config.email),
+            unsubscribe: UnsubscribeLinks::from_config(&config.email),
+        }
+    }
+}
+
+/// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
-    /// The broker has acknowledged it.
+    /// The broker has acknowledged all that it says.
     Published,
-    /// It says something that we have no word for.
+    /// It says something that we have no word for, or that needs none.
     Ignored,
-    /// It is signed, and no callback about a message.
+    /// It says what is in force already.
+    Known,
+    /// Nobody is known by what it names.
+    Nobody,
+    /// It asks for help.
+    Help,
+    /// It is signed, and not what comes here.
     Unusable,
     /// Not signed, or not by whom we know.
     BadSignature,
+    /// It was signed too long ago.
+    Old,
     /// The address names no delivery.
     NoDelivery,
-    /// Its body is too long, or not a form.
+    /// Its body is too long, or not what it should be.
     BadBody(StatusCode),
     /// Its body did not come in time.
     Slow,
@@ -71,8 +111,12 @@ impl Answer {
         match self {
             Self::Published => "published",
             Self::Ignored => "ignored",
+            Self::Known => "known",
+            Self::Nobody => "nobody",
+            Self::Help => "help",
             Self::Unusable => "unusable",
             Self::BadSignature => "bad_signature",
+            Self::Old => "old",
             Self::NoDelivery => "no_delivery",
             Self::BadBody(_) => "bad_body",
             Self::Slow => "slow",
@@ -84,9 +128,11 @@ impl Answer {
 
     const fn status(self) -> StatusCode {
         match self {
-            Self::Published | Self::Ignored => StatusCode::NO_CONTENT,
+            Self::Published | Self::Ignored | Self::Known | Self::Nobody | Self::Help => {
+                StatusCode::NO_CONTENT
+            }
             Self::Unusable => StatusCode::BAD_REQUEST,
-            Self::BadSignature => StatusCode::FORBIDDEN,
+            Self::BadSignature | Self::Old => StatusCode::FORBIDDEN,
             Self::NoDelivery => StatusCode::NOT_FOUND,
             Self::BadBody(status) => status,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
@@ -106,80 +152,89 @@ impl IntoResponse for Answer {
     }
 }
 
-struct Webhooks {
-    twilio: Twilio,
+/// Where calls lead.
+#[derive(Clone)]
+struct Way {
     updates: Publisher,
-    places: Semaphore,
+    pool: Pool,
 }
 
-/// The routes of the providers that report to this front; none without a provider.
-pub(super) fn router(twilio: Option<Twilio>, updates: Publisher) -> Router {
-    let Some(twilio) = twilio else {
-        return Router::new();
-    };
-    routes(Webhooks { twilio, updates, places: Semaphore::new(CONCURRENCY_MAX) })
+/// The routes of those who may tell something.
+pub(super) fn router(webhooks: Webhooks, updates: Publisher, pool: Pool) -> Router {
+    let way = Way { updates, pool };
+    let mut router = Router::new();
+    if let Some(twilio) = webhooks.twilio {
+        let twilio = Arc::new(twilio);
+        router = router
+            .merge(status::routes(Arc::clone(&twilio), way.clone(), status::CONCURRENCY_MAX))
+            .merge(inbound::routes(twilio, webhooks.help_reply, way.clone()));
+    }
+    if let Some(events) = webhooks.email {
+        router = router.merge(email::routes(events, way.clone()));
+    }
+    if let Some(links) = webhooks.unsubscribe {
+        router = router.merge(unsubscribe::routes(links, way));
+    }
+    router
 }
 
-fn routes(webhooks: Webhooks) -> Router {
-    Router::new()
-        .route("/webhooks/twilio/{delivery_id}", post(of_twilio))
-        .route_layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
-        .with_state(Arc::new(webhooks))
+/// The parameters of a form as they came, decoded.
+async fn form(request: Request, deadline: Instant) -> Result<twilio::Parameters, Answer> {
+    let read: Result<Form<twilio::Parameters>, FormRejection> =
+        timeout_at(deadline, Form::from_request(request, &())).await.map_err(|_| Answer::Slow)?;
+    read.map(|Form(form)| form).map_err(|rejection| Answer::BadBody(rejection.status()))
 }
 
-async fn of_twilio(
-    State(webhooks): State<Arc<Webhooks>>,
-    Path(delivery_id): Path<String>,
-    request: Request,
-) -> Answer {
-    let answer = match (webhooks.places.try_acquire(), Uuid::parse_str(&delivery_id)) {
-        (Err(_), _) => Answer::Overloaded,
-        (_, Err(_)) => Answer::NoDelivery,
-        (Ok(_place), Ok(id)) => webhooks.take(DeliveryId(id), request).await,
-    };
-    metrics::webhook("twilio", answer.as_str());
-    answer
+async fn body(request: Request, deadline: Instant) -> Result<Bytes, Answer> {
+    let read: Result<Bytes, BytesRejection> =
+        timeout_at(deadline, Bytes::from_request(request, &())).await.map_err(|_| Answer::Slow)?;
+    read.map_err(|rejection| Answer::BadBody(rejection.status()))
 }
 
-impl Webhooks {
-    async fn take(&self, delivery_id: DeliveryId, request: Request) -> Answer {
-        let deadline = Instant::now() + CALLBACK_MAX;
-        let Some(signature) = request.headers().get(twilio::SIGNATURE).cloned() else {
-            return Answer::BadSignature;
-        };
-        let uri = request.uri().clone();
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let form: Result<Form<twilio::Parameters>, FormRejection> =
-            match timeout_at(deadline, Form::from_request(request, &())).await {
-                Ok(form) => form,
-                Err(_) => return Answer::Slow,
-            };
-        let form = match form {
-            Ok(Form(form)) => form,
-            Err(rejection) => return Answer::BadBody(rejection.status()),
-        };
-        if !self.twilio.has_signed(path, &form, signature.as_bytes()) {
-            return Answer::BadSignature;
-        }
-        match twilio::read(delivery_id, &form, Timestamp::now()) {
-            twilio::Said::Update(update) => self.publish(update, deadline).await,
-            twilio::Said::UnknownStatus => Answer::Ignored,
-            twilio::Said::Nothing => Answer::Unusable,
-        }
+impl Way {
+    /// `Published` once the broker has all of them; the first that it does not take
+    /// ends it, and the caller has to repeat the whole. Repeats are harmless: their
+    /// ids are the same.
+    async fn publish(&self, updates: Vec<NotificationUpdate>, deadline: Instant) -> Answer {
+        let sent = stream::iter(updates)
+            .map(|update| self.publish_one(update, deadline))
+            .buffer_unordered(PUBLISH_IN_FLIGHT)
+            .try_for_each(|()| std::future::ready(Ok(())));
+        sent.await.err().unwrap_or(Answer::Published)
     }
 
-    async fn publish(&self, update: NotificationUpdate, deadline: Instant) -> Answer {
+    async fn publish_one(&self, update: NotificationUpdate, deadline: Instant) -> Result<(), Answer> {
         let (error, dependency) = match self.updates.publish(update, deadline).await {
-            Ok(_) => return Answer::Published,
+            Ok(_) => return Ok(()),
             Err(error @ PublishError::Broker(_)) => (error, "kafka"),
             Err(error @ PublishError::Registry(_)) => (error, "registry"),
             Err(error @ PublishError::Refused(_)) => {
-                tracing::error!(%error, "a provider's report cannot be published");
-                return Answer::Failed;
+                tracing::error!(%error, "what was told by HTTP cannot be published");
+                return Err(Answer::Failed);
             }
         };
         metrics::unavailable(dependency);
-        tracing::warn!(%error, dependency, "a provider's report was not published; the provider is told so");
-        Answer::Unavailable
+        tracing::warn!(%error, dependency, "what was told by HTTP was not published; the caller is told so");
+        Err(Answer::Unavailable)
+    }
+
+    /// Waits for a look into the database.
+    async fn look<T>(
+        &self,
+        look: impl Future<Output = Result<T, RecordError>>,
+        deadline: Instant,
+    ) -> Result<T, Answer> {
+        match timeout_at(deadline, look).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error @ RecordError::Bug(_))) => {
+                tracing::error!(%error, "what was told by HTTP cannot be looked up");
+                Err(Answer::Failed)
+            }
+            Ok(Err(RecordError::Unavailable(_))) | Err(_) => {
+                metrics::unavailable("postgres");
+                tracing::warn!("what was told by HTTP could not be looked up; the caller is told so");
+                Err(Answer::Unavailable)
+            }
+        }
     }
 }

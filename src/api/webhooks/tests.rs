@@ -9,12 +9,14 @@ use base64::Engine as _;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::*;
 use crate::api::{Outgoing, Position};
 use crate::config::Config;
-use crate::domain::{DeliveryRef, Fact, ReceiptStatus};
+use crate::domain::{DeliveryId, DeliveryRef, Fact, ReceiptStatus};
 
 const BASE_URL: &str = "https://front.example.org";
 const PATH: &str = "/webhooks/twilio/00000000-0000-0000-0000-000000000007";
@@ -52,7 +54,8 @@ impl Bench {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let twilio = Twilio::from_config(&sms).unwrap();
-        let router = routes(Webhooks { twilio, updates, places: Semaphore::new(PLACES) });
+        let way = Way { updates, pool: pool() };
+        let router = status::routes(Arc::new(twilio), way, PLACES);
         tokio::spawn(async move { axum::serve(listener, router).await });
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
         Self { address, client, seen: Seen::default() }
@@ -76,6 +79,11 @@ impl Bench {
     fn published(&self) -> Vec<NotificationUpdate> {
         self.seen.lock().unwrap().clone()
     }
+}
+
+/// To nowhere: a callback about a status asks no database.
+fn pool() -> Pool {
+    crate::record::pool::pool(&Config::from_defaults().postgres).unwrap()
 }
 
 fn encoded(form: &[(&str, &str)]) -> String {
@@ -118,7 +126,7 @@ async fn what_is_not_signed_is_refused_and_not_published() {
     assert_eq!(bench.post(&of_another, FORM, body.clone(), Some(good.clone())).await.0, 403);
     assert_eq!(bench.post(PATH, "application/json", body.clone(), Some(good.clone())).await.0, 415);
     assert_eq!(bench.post("/webhooks/twilio/7", FORM, body.clone(), Some(good.clone())).await.0, 404);
-    let long = format!("{body}&Pad={}", "x".repeat(BODY_MAX_BYTES));
+    let long = format!("{body}&Pad={}", "x".repeat(status::BODY_MAX_BYTES));
     assert_eq!(bench.post(PATH, FORM, long, Some(good)).await.0, 413);
     assert!(bench.published().is_empty());
 }
@@ -194,5 +202,6 @@ async fn too_many_at_once_are_sent_away() {
 #[tokio::test]
 async fn without_an_address_for_callbacks_there_is_no_route() {
     let updates = Publisher::new(|_| std::future::pending());
-    assert!(!router(Twilio::from_config(&Config::from_defaults().sms), updates).has_routes());
+    let config = Config::from_defaults();
+    assert!(!router(Webhooks::from_config(&config), updates, pool()).has_routes());
 }

@@ -1,9 +1,12 @@
-//! Twilio's status callbacks: who has signed one, and what it says.
+//! What Twilio calls: whether it has signed it, and what a status callback says.
 
 use aws_lc_rs::{constant_time, hmac};
+use axum::extract::Request;
 use base64::Engine as _;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
+use super::Answer;
 use crate::config;
 use crate::deliver::TWILIO_CALLBACK_OVERRIDES;
 use crate::domain::ids::is_opaque;
@@ -12,7 +15,7 @@ use crate::domain::{DeliveryId, DeliveryRef, Fact, NotificationUpdate, ReceiptSt
 /// The header of the signature.
 pub(super) const SIGNATURE: &str = "x-twilio-signature";
 /// Who says so, on the topic.
-const SOURCE: &str = "twilio";
+pub(super) const SOURCE: &str = "twilio";
 /// Longest error code, in digits.
 const CODE_MAX_CHARS: usize = 64;
 
@@ -80,6 +83,19 @@ impl Twilio {
     }
 }
 
+/// The parameters of a call that Twilio has signed.
+pub(super) async fn signed_form(
+    twilio: &Twilio,
+    request: Request,
+    deadline: Instant,
+) -> Result<Parameters, Answer> {
+    let signature = request.headers().get(SIGNATURE).cloned().ok_or(Answer::BadSignature)?;
+    let uri = request.uri().clone();
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let form = super::form(request, deadline).await?;
+    if twilio.has_signed(path, &form, signature.as_bytes()) { Ok(form) } else { Err(Answer::BadSignature) }
+}
+
 /// Twilio does not always sign the port as it was given: it may leave one out, or
 /// name the scheme's own.
 fn spellings(base_url: &str) -> Vec<String> {
@@ -128,7 +144,7 @@ pub(super) fn read(delivery_id: DeliveryId, form: &Parameters, now: Timestamp) -
 
 /// The value of a parameter that is there once and not empty: the signature does not
 /// say which of two came first.
-fn value<'a>(form: &'a Parameters, name: &str) -> Option<&'a str> {
+pub(super) fn value<'a>(form: &'a Parameters, name: &str) -> Option<&'a str> {
     let mut values = form.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str());
     let value = values.next()?;
     (values.next().is_none() && !value.is_empty()).then_some(value)

@@ -112,3 +112,33 @@ async fn idle_sessions_that_the_server_closed_do_no_harm() {
     })
     .await;
 }
+
+const LINKS: &str = "https://notify.example.org";
+
+/// As [`bench`], with what links and events need.
+async fn reporting_bench() -> Bench {
+    bench_with(|sections| {
+        sections.email.unsubscribe_base_url = LINKS.to_owned();
+        sections.email.unsubscribe_key = Redacted::new("a key of at least thirty-two characters".to_owned());
+        sections.email.event_webhook_public_key = "set".to_owned();
+    })
+    .await
+}
+
+#[tokio::test]
+async fn one_click_ends_what_a_click_may_end_and_nothing_else() {
+    let bench = reporting_bench().await;
+    for purpose in Purpose::ALL.iter().copied() {
+        let message = Message { purpose, ..email(MAILBOX, "hello") };
+        assert!(matches!(bench.send(&message).await, SendOutcome::Sent { .. }));
+        let received = bench.sandbox.log.all().pop().unwrap();
+        let ends = matches!(purpose, Purpose::Campaign | Purpose::General | Purpose::AppointmentReminder);
+        assert_eq!(received.unsubscribe.is_some(), ends, "{purpose}");
+        let link = received.unsubscribe.as_ref().map(|link| link.expose().clone()).unwrap_or_default();
+        assert!(!ends || link.starts_with(&format!("{LINKS}/webhooks/unsubscribe/")), "{link}");
+        assert_eq!(received.delivery_id, Some(message.delivery_id.0), "its other headers are whole");
+    }
+    let plain = self::bench().await;
+    assert!(matches!(plain.send(&email(MAILBOX, "hello")).await, SendOutcome::Sent { .. }));
+    assert!(plain.sandbox.log.all()[0].unsubscribe.is_none(), "no key, no link");
+}

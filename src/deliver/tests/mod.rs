@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{Content, DeliverError, LookUp, Message, Providers, SendOutcome};
 use crate::config::{Email, Plan, Push, Sms};
-use crate::domain::{Channel, DeliveryId, Reason, Redacted, Urgency};
+use crate::domain::{Channel, DeliveryId, Purpose, Reason, RecipientId, Redacted, Urgency};
 use crate::sandbox::{ChannelFaults, Sandbox, SandboxOptions};
 
 /// A sandbox and providers that point at it.
@@ -67,6 +67,7 @@ fn sections() -> Sections {
             status_callback_base_url: "https://callback.example.org".to_owned(),
             timeout_ms: 5000,
             concurrency: 64,
+            help_reply: String::new(),
         },
         email: Email {
             enabled: true,
@@ -79,6 +80,11 @@ fn sections() -> Sections {
             message_id_domain: "portal.example.org".to_owned(),
             timeout_ms: 5000,
             concurrency: 8,
+            event_webhook_public_key: String::new(),
+            event_webhook_max_age_ms: 600_000,
+            unsubscribe_base_url: String::new(),
+            unsubscribe_key: Redacted::default(),
+            unsubscribe_previous_key: Redacted::default(),
         },
         push: Push {
             enabled: true,
@@ -146,6 +152,8 @@ fn refusing() -> ChannelFaults {
 fn message(address: &str, content: Content) -> Message {
     Message {
         delivery_id: DeliveryId(Uuid::new_v4()),
+        recipient_id: RecipientId::from_external("pat-1"),
+        purpose: Purpose::General,
         attempt_group: 1,
         urgency: Urgency::Normal,
         address: Redacted::new(address.to_owned()),

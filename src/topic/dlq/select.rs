@@ -21,6 +21,8 @@ struct Part {
     partition: i32,
     /// Only these offsets; `None`: all.
     only: Option<BTreeSet<i64>>,
+    /// None before this offset.
+    from: i64,
 }
 
 /// Dead letters one after the other: by topic, partition and offset, so each
@@ -44,7 +46,7 @@ impl Letters {
         for topic in topics {
             match reader.partitions(topic).await? {
                 Some(count) => {
-                    let part = |partition| Part { topic: topic.clone(), partition, only: None };
+                    let part = |partition| Part { topic: topic.clone(), partition, only: None, from: 0 };
                     left.extend((0..count).map(part));
                 }
                 None => absent.push(topic.clone()),
@@ -84,7 +86,7 @@ impl Letters {
                     *counts.entry(topic.clone()).or_insert(count)
                 }
             };
-            let part = Part { topic, partition, only: Some(only) };
+            let part = Part { topic, partition, only: Some(only), from: 0 };
             if partition < count {
                 left.push_back(part);
             } else {
@@ -92,6 +94,19 @@ impl Letters {
             }
         }
         Ok(Self { left, open: None, missing, absent: Vec::new() })
+    }
+
+    /// Goes on behind this place, which one of these topics has: for the next page of
+    /// what is asked for piece by piece.
+    #[must_use]
+    pub fn after(mut self, place: &Place) -> Self {
+        let at =
+            self.left.iter().position(|part| part.topic == place.topic && part.partition == place.partition);
+        self.left.drain(..at.unwrap_or(self.left.len()));
+        if let Some(part) = self.left.front_mut() {
+            part.from = place.offset.saturating_add(1);
+        }
+        self
     }
 
     /// The next dead letter, and what was done with it.
@@ -130,7 +145,7 @@ impl Letters {
     }
 
     fn begin(&mut self, mut part: Part, low: i64, high: i64) {
-        let (mut from, mut end) = (low, high);
+        let (mut from, mut end) = (low.max(part.from), high);
         if let Some(only) = &mut part.only {
             let there = only.range(low..high.max(low)).copied().collect();
             let away = std::mem::replace(only, there);

@@ -268,6 +268,13 @@ pub fn reminder(result: &'static str) {
     }
 }
 
+/// Recipients of batches whose requests the broker has acknowledged.
+pub fn batch_published(n: u64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.batch_published.add(n, &[]);
+    }
+}
+
 /// Due deliveries that a worker has claimed.
 pub fn due_claimed(n: u64) {
     if let Some(i) = INSTRUMENTS.get() {

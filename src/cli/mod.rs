@@ -49,6 +49,8 @@ pub enum Command {
     WrkNotifications,
     /// Deployment: status changes to their topic.
     WrkDefault,
+    /// Deployment: batches to their topic, at their rates.
+    WrkBatchPublisher,
     /// Deployment: reminders of appointments, when they are due.
     Cron,
     /// Every role in one process, on a stack of its own.
@@ -143,6 +145,7 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         }
         Command::WrkNotifications => role("wrk-notifications", file, roles::wrk_notifications::run),
         Command::WrkDefault => role("wrk-default", file, roles::wrk_default::run),
+        Command::WrkBatchPublisher => role("wrk-batch-publisher", file, roles::wrk_batch_publisher::run),
         Command::Cron => role("cron", file, roles::cron::run),
         Command::Dev(options) => dev::run(options),
         Command::Sandbox(options) => dev::run_sandbox(options),

@@ -220,6 +220,8 @@ fn start_roles(context: &Context, sandbox: &Sandbox) -> JoinSet<(&'static str, a
     running.spawn(async move { ("wrk-notifications", worker.await) });
     let worker = roles::wrk_default::run(context.clone());
     running.spawn(async move { ("wrk-default", worker.await) });
+    let publisher = roles::wrk_batch_publisher::run(context.clone());
+    running.spawn(async move { ("wrk-batch-publisher", publisher.await) });
     let cron = roles::cron::run(context.clone());
     running.spawn(async move { ("cron", cron.await) });
     running

@@ -19,7 +19,7 @@ super::notification::words! {
         Paused = "paused",
         /// Every recipient is published.
         Done = "done",
-        /// It was ended before that.
+        /// It was ended before that, by its caller or by its expiry.
         Cancelled = "cancelled",
     }
 }
@@ -109,10 +109,13 @@ impl SendWindow {
         if open { Opening::OpenUntil(next) } else { Opening::ClosedUntil(next) }
     }
 
-    /// May be published at this time?
+    /// When it opens next; `None`: it is open at this time.
     #[must_use]
-    pub fn is_open(&self, at: Timestamp) -> bool {
-        matches!(self.look(at), Opening::OpenUntil(_))
+    pub fn opens_at(&self, at: Timestamp) -> Option<Timestamp> {
+        match self.look(at) {
+            Opening::OpenUntil(_) => None,
+            Opening::ClosedUntil(start) => Some(start),
+        }
     }
 }
 
@@ -218,10 +221,12 @@ mod tests {
         assert_eq!(eta(1, 2, None, now), Some(at("2026-11-22T17:00:01Z")), "a part of a second is one");
         // Vienna is an hour ahead: open until 19:00Z, and again from 07:00Z.
         let day = window(8, 20);
-        assert!(day.is_open(now) && !day.is_open(at("2026-11-22T19:00:00Z")));
+        assert_eq!(day.opens_at(now), None);
+        assert_eq!(day.opens_at(at("2026-11-22T19:00:00Z")), Some(at("2026-11-23T07:00:00Z")));
         assert_eq!(eta(3 * 3600, 1, Some(&day), now), Some(at("2026-11-23T08:00:00Z")));
         let night = window(20, 8);
-        assert!(!night.is_open(now) && night.is_open(at("2026-11-22T23:30:00Z")));
+        assert_eq!(night.opens_at(now), Some(at("2026-11-22T19:00:00Z")));
+        assert_eq!(night.opens_at(at("2026-11-22T23:30:00Z")), None);
         assert_eq!(eta(3600, 1, Some(&night), now), Some(at("2026-11-22T20:00:00Z")));
         assert_eq!(eta(i64::MAX / 2, 1, Some(&day), now), None);
     }

@@ -123,6 +123,7 @@ pub(super) struct Sides {
     pub(super) statement_rows: Histogram<u64>,
     pub(super) unavailable: Counter<u64>,
     pub(super) outbox_published: Counter<u64>,
+    pub(super) batch_published: Counter<u64>,
     pub(super) reminders: Counter<u64>,
     pub(super) grpc_requests: Histogram<f64>,
     pub(super) grpc_streams: UpDownCounter<i64>,
@@ -143,6 +144,7 @@ impl Sides {
                 .build(),
             unavailable: counter(meter, "unavailable", "{error}", "Tries that met an absent dependency"),
             outbox_published: counter(meter, "outbox_published", "{record}", "Status changes published"),
+            batch_published: counter(meter, "batch_published", "{record}", "Recipients of batches published"),
             reminders: counter(meter, "reminders", "{reminder}", "Due reminders by what came of them"),
             grpc_requests: seconds(
                 meter,

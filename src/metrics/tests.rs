@@ -23,6 +23,7 @@ fn call_all() {
     partitions(60, 2);
     unavailable("postgres");
     outbox_published(7);
+    batch_published(3);
     reminder("fired");
     due_claimed(8);
     grpc_request("NotificationService/Send", "OK", span);
@@ -77,6 +78,7 @@ fn child() {
         r#"patient_notify_partitions{state="paused"} 2"#,
         r#"patient_notify_unavailable_total{dependency="postgres"} 1"#,
         "patient_notify_outbox_published_total 7",
+        "patient_notify_batch_published_total 3",
         r#"patient_notify_reminders_total{result="fired"} 1"#,
         "patient_notify_due_claimed_total 8",
         r#"patient_notify_grpc_request_duration_seconds_count{code="OK",method="NotificationService/Send"} 1"#,

@@ -165,7 +165,7 @@ pub enum Acted {
 
 const ACT: &str = "
 UPDATE batch
-   SET state = $2, updated_at = now(),
+   SET state = $2, updated_at = now(), look_at = CASE WHEN $2 = 'running' THEN now() END,
        started_at = CASE WHEN $2 = 'running' THEN coalesce(started_at, now()) ELSE started_at END,
        ended_at = CASE WHEN $2 IN ('done', 'cancelled') THEN now() ELSE ended_at END
  WHERE batch_id = $1";

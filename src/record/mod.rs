@@ -4,6 +4,7 @@ pub mod addressees;
 mod aftermath;
 pub mod appointments;
 pub mod audit;
+pub mod batch_publish;
 pub mod batch_rows;
 pub mod batches;
 mod cases;

@@ -10,6 +10,7 @@ pub mod consumer_notification_update;
 pub mod consumer_test_result_notification;
 pub mod cron;
 mod wiring;
+pub mod wrk_batch_publisher;
 pub mod wrk_default;
 pub mod wrk_notifications;
 

@@ -1,6 +1,8 @@
 //! What was deferred: claim due → act → record, one file a queue.
 
+pub mod batches;
 pub mod due;
+pub mod erasure;
 pub mod paused;
 pub mod relay;
 pub mod reminders;

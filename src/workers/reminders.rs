@@ -209,7 +209,7 @@ fn cancelled(reminder: &DueReminder, recipient: Option<&str>, now: Timestamp) ->
         occurred_at: now,
         source: REMINDER_CALLER.to_owned(),
         patient_id: Some(reminder.patient_id.clone()),
-        fact: Fact::Cancelled { notification_id: id, caller: None },
+        fact: Fact::Cancelled { notification_id: id, caller: Some(REMINDER_CALLER.to_owned()) },
     }
 }
 
@@ -241,7 +241,8 @@ mod tests {
             let request = requested(&reminder(), recipient, now);
             let id = NotificationId::for_request(&request.caller, &request.idempotency_key);
             let update = cancelled(&reminder(), recipient, now);
-            assert_eq!(update.fact, Fact::Cancelled { notification_id: id, caller: None });
+            let caller = Some(request.caller.clone());
+            assert_eq!(update.fact, Fact::Cancelled { notification_id: id, caller });
             assert_eq!(request.expires_at, Some(reminder().starts_at));
         }
     }

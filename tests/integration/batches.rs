@@ -282,3 +282,55 @@ async fn a_csv_file_is_uploaded_exactly_once_although_the_front_dies() {
     refused(&header, Code::InvalidArgument, "INVALID_REQUEST");
     assert!(!format!("{header:?}").contains("CANARY"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_publishers_one_may_die_and_each_recipient_is_one_notification() {
+    const RECIPIENTS: i64 = 5000;
+    let world = World::new().await;
+    let (_process, channel) = front(&world).await;
+    let mut client = BatchServiceClient::new(channel);
+    let fast = proto::BatchServiceCreateRequest { rate_per_second: 2000, ..wish("flu-run") };
+    let id = client.create(fast).await.unwrap().into_inner().batch.unwrap().batch_id;
+    let patients: Vec<String> = (1..=RECIPIENTS).map(|n| format!("pat-{n}")).collect();
+    let patients: Vec<&str> = patients.iter().map(String::as_str).collect();
+    upload(&mut client, vec![rows(&id, 1, &patients, true)]).await.unwrap();
+    let short = [("PATIENT_NOTIFY_KAFKA__PRODUCE_TIMEOUT_MS", "2000")];
+    let mut publishers = ["wrk-batch-publisher"; 2].map(|role| world.process(role, &short));
+    let start = proto::BatchServiceStartRequest { batch_id: id.clone(), recipients: RECIPIENTS };
+    client.start(start).await.unwrap();
+    let begun = std::time::Instant::now();
+
+    // Paused in the middle: it stops where it is.
+    let some = async |client: &mut Client| get(client, &id).await.batch.unwrap().published;
+    while some(&mut client).await < 500 {
+        assert!(begun.elapsed() < SOON, "nothing is published");
+    }
+    client.pause(proto::BatchServicePauseRequest { batch_id: id.clone() }).await.unwrap();
+    publishers[0].kill9();
+    let mut last = -1;
+    eventually("it stands", SOON, async || {
+        let published = world.count("generate_series(1, (SELECT rows_published FROM batch))").await;
+        std::mem::replace(&mut last, published) == published
+    })
+    .await;
+    assert!((500..RECIPIENTS).contains(&last), "{last} are published");
+    client.resume(proto::BatchServiceResumeRequest { batch_id: id.clone() }).await.unwrap();
+    eventually("it is done", SOON, async || world.count("batch WHERE state = 'done'").await == 1).await;
+    assert!(begun.elapsed() > Duration::from_secs(2), "2,000 a second, not more");
+
+    let shown = get(&mut client, &id).await;
+    let batch = shown.batch.unwrap();
+    assert_eq!((batch.published, batch.ended_at.is_some(), shown.eta), (RECIPIENTS, true, None));
+    let consumer = world.role("consumer-notification", |_| {});
+    consumer.ready().await;
+    world.until_no_lag(SOON).await;
+    assert_eq!(world.count("notification WHERE urgency = 'bulk'").await, RECIPIENTS);
+    let ours = "notification JOIN batch_recipient USING (notification_id)";
+    assert_eq!(world.count(ours).await, RECIPIENTS, "each of them");
+    assert_eq!(world.count("why WHERE reason = 'conflicting_duplicate'").await, 0);
+    let ended: i64 = get(&mut client, &id).await.ended.iter().map(|end| end.count).sum();
+    assert_eq!(ended, RECIPIENTS, "what was uploaded, published and ended adds up");
+    publishers[1].terminate();
+    assert_eq!(publishers[1].wait().await.code(), Some(0), "{}", publishers[1].log());
+    consumer.stop().await.unwrap();
+}

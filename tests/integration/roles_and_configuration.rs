@@ -11,13 +11,14 @@ use crate::tools::{get, printed, tool_with};
 const DEADLINE: Duration = Duration::from_secs(60);
 const EXIT_USAGE: i32 = 64;
 const EXIT_UNAVAILABLE: i32 = 69;
-const ROLES: [&str; 7] = [
+const ROLES: [&str; 8] = [
     "app",
     "consumer-test-result-notification",
     "consumer-notification",
     "consumer-notification-update",
     "wrk-notifications",
     "wrk-default",
+    "wrk-batch-publisher",
     "cron",
 ];
 

@@ -49,7 +49,7 @@ const fn way(reason: Reason) -> Option<&'static str> {
         Reason::QuietHours => "The recipient's quiet hours had begun; it goes out when they end.",
         Reason::Scheduled => "Its caller asked for a later time.",
         Reason::Throttled => "The provider asked for a pause.",
-        Reason::ChannelPaused => "The channel is paused by an operator; it goes out when the pause ends.",
+        Reason::ChannelPaused => "Operators have paused the channel; it goes out when they resume it.",
         Reason::ProviderAccepted => "The provider took it.",
         Reason::FoundAtProvider => {
             "The answer of the provider was lost; a look-up shows that it has the message."
@@ -85,6 +85,11 @@ const fn end(reason: Reason) -> &'static str {
     match reason {
         Reason::UnknownPatient => "No such patient is known.",
         Reason::NoRecipient => "Nobody may hear of this patient, or not the one who was asked for.",
+        Reason::AccessNotBegun => "The access to the patient that the recipient was granted has not begun.",
+        Reason::AccessEnded => "The access to the patient that the recipient was granted has ended.",
+        Reason::AccessNotGranted => {
+            "The recipient was granted access to the patient, but not for this purpose."
+        }
         Reason::NoConsent => {
             "The recipient has not agreed, or has objected, on every channel that was wanted."
         }

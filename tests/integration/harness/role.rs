@@ -38,6 +38,7 @@ impl RunningRole {
             "consumer-notification-update" => tokio::spawn(roles::consumer_notification_update::run(context)),
             "wrk-notifications" => tokio::spawn(roles::wrk_notifications::run(context)),
             "wrk-default" => tokio::spawn(roles::wrk_default::run(context)),
+            "wrk-batch-publisher" => tokio::spawn(roles::wrk_batch_publisher::run(context)),
             "cron" => tokio::spawn(roles::cron::run(context)),
             unknown => panic!("there is no role {unknown}"),
         };

@@ -1,0 +1,204 @@
+//! Running batches → `pat.notifications-bulk.v1`, in the order of their rows, at the
+//! rate of each.
+//!
+//! A batch is published in turns of a quarter of a second. After each the cursor moves to
+//! the last row before the first that was not acknowledged. A publisher that dies in its
+//! turn leaves the cursor where it was: the next one publishes these rows again, under the
+//! same keys, which are the same notifications.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::{join_all, try_join_all};
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::reminders::Turned;
+use crate::domain::{NotificationRequested, Redacted, Strategy, Urgency};
+use crate::metrics;
+use crate::record::batch_publish::{NextRow, TurnEnd};
+use crate::record::batches::BatchView;
+use crate::record::{RecordError, Store};
+use crate::topic::encoder::Encoder;
+use crate::topic::names::NOTIFICATIONS_BULK;
+use crate::topic::producer::Producer;
+
+/// Turns a second: a pause takes effect within one.
+const TURNS_PER_S: i64 = 4;
+/// Batches that one process publishes side by side.
+const BATCHES_MAX: i64 = 8;
+/// Pause while the database is away, and before a batch whose rows could not be published
+/// is looked at again.
+const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(1);
+/// What is left of a lease for moving the cursor.
+const RECORD_TIME: Duration = Duration::from_secs(5);
+
+/// Publishes running batches; any number of processes may.
+pub struct BatchPublisher {
+    /// The database.
+    pub store: Store,
+    /// The broker.
+    pub producer: Arc<Producer>,
+    /// Avro.
+    pub encoder: Encoder,
+    /// Full name of the bulk topic.
+    pub topic: String,
+    /// Longest time a produced record may wait for its acknowledgement.
+    pub publish_timeout: Duration,
+    /// Pause between looks when it is no batch's turn.
+    pub poll_interval: Duration,
+    /// When it last turned.
+    pub turned: Turned,
+}
+
+impl BatchPublisher {
+    /// Runs until `shutdown`; a turn that was begun is finished. A broken invariant cancels
+    /// `fatal`.
+    pub async fn run(self, shutdown: CancellationToken, fatal: CancellationToken) {
+        while !shutdown.is_cancelled() && !fatal.is_cancelled() {
+            *self.turned.lock() = Instant::now();
+            let pause = match self.turn().await {
+                Ok(next) => next.map_or(self.poll_interval, |next| next.min(self.poll_interval)),
+                Err(error @ RecordError::Unavailable(_)) => {
+                    metrics::unavailable("postgres");
+                    warn!(%error, "batches wait");
+                    UNAVAILABLE_PAUSE
+                }
+                Err(error @ RecordError::Bug(_)) => {
+                    error!(%error, "batches cannot be read; the process ends");
+                    fatal.cancel();
+                    return;
+                }
+            };
+            shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+    }
+
+    /// Publishes of each batch whose turn it is; how long until the next one's turn.
+    async fn turn(&self) -> Result<Option<Duration>, RecordError> {
+        let lease = self.publish_timeout.saturating_add(RECORD_TIME);
+        let due = self.store.due_batches(BATCHES_MAX, lease).await?;
+        let ends = try_join_all(due.iter().map(|(batch, was_due)| self.publish(batch, *was_due))).await?;
+        let now = Timestamp::now();
+        let next = ends.into_iter().filter_map(|end| match end {
+            TurnEnd::Again(time) => Some(Duration::try_from(time.duration_since(now)).unwrap_or_default()),
+            TurnEnd::Done | TurnEnd::Expired => None,
+        });
+        Ok(next.min())
+    }
+
+    async fn publish(&self, batch: &BatchView, was_due: Timestamp) -> Result<TurnEnd, RecordError> {
+        let now = Timestamp::now();
+        if batch.expired || batch.made.expires_at.as_millisecond() <= now.as_millisecond() {
+            return self.end(batch, batch.published_to, 0, TurnEnd::Expired).await;
+        }
+        if let Some(opens) = batch.made.window.as_ref().and_then(|window| window.opens_at(now)) {
+            return self.end(batch, batch.published_to, 0, TurnEnd::Again(opens)).await;
+        }
+        let wanted = share(batch.made.rate_per_s);
+        let rows = self.store.next_rows(batch.id, batch.published_to, wanted).await?;
+        let acknowledged = self.produce(batch, &rows, now).await;
+        metrics::batch_published(acknowledged as u64);
+        let published_to = acknowledged.checked_sub(1).map_or(batch.published_to, |last| rows[last].row);
+        let published = i64::try_from(acknowledged).unwrap_or(i64::MAX);
+        let end = if acknowledged < rows.len() {
+            TurnEnd::Again(later(now, UNAVAILABLE_PAUSE))
+        } else if published < wanted {
+            TurnEnd::Done
+        } else {
+            TurnEnd::Again(next_turn(was_due, published, batch.made.rate_per_s, now))
+        };
+        self.end(batch, published_to, published, end).await
+    }
+
+    async fn end(
+        &self,
+        batch: &BatchView,
+        published_to: i64,
+        published: i64,
+        end: TurnEnd,
+    ) -> Result<TurnEnd, RecordError> {
+        if !self.store.end_batch_turn(batch, published_to, published, end).await? {
+            warn!(batch = %batch.id, "a turn at a batch lasted longer than its lease");
+        }
+        Ok(end)
+    }
+
+    /// Publishes rows; how many of the first ones are acknowledged without a gap.
+    async fn produce(&self, batch: &BatchView, rows: &[NextRow], now: Timestamp) -> usize {
+        let mut payloads = Vec::with_capacity(rows.len());
+        for row in rows {
+            match self.encoder.notification(&NOTIFICATIONS_BULK, &requested(batch, row, now)).await {
+                Ok(payload) => payloads.push((row, payload)),
+                Err(error) => {
+                    metrics::unavailable("registry");
+                    warn!(%error, "rows of a batch cannot be encoded now");
+                    break;
+                }
+            }
+        }
+        let sends = payloads.iter().map(|(row, payload)| {
+            self.producer.send(&self.topic, Some(row.patient_id.as_str().as_bytes()), Some(payload), &[])
+        });
+        let sent = join_all(sends).await;
+        if let Some(error) = sent.iter().find_map(|one| one.as_ref().err()) {
+            metrics::unavailable("kafka");
+            warn!(%error, "rows of a batch cannot be published now");
+        }
+        sent.iter().take_while(|one| one.is_ok()).count()
+    }
+}
+
+/// Rows of one turn.
+fn share(rate_per_s: i32) -> i64 {
+    (i64::from(rate_per_s) / TURNS_PER_S).max(1)
+}
+
+/// When the next turn is: so many rows later at the rate, counted from when this one was
+/// due. What was missed by more than a turn is not made up for by a burst.
+fn next_turn(was_due: Timestamp, published: i64, rate_per_s: i32, now: Timestamp) -> Timestamp {
+    let micros = published.saturating_mul(1_000_000) / i64::from(rate_per_s.max(1));
+    let step = SignedDuration::from_micros(micros);
+    let due = was_due.checked_add(step).unwrap_or(now);
+    due.max(now.checked_sub(step).unwrap_or(now))
+}
+
+fn later(now: Timestamp, pause: Duration) -> Timestamp {
+    now.checked_add(pause).unwrap_or(now)
+}
+
+fn requested(batch: &BatchView, row: &NextRow, now: Timestamp) -> NotificationRequested {
+    let mut variables = batch.made.variables.expose().clone();
+    variables.extend(row.variables.expose().clone());
+    NotificationRequested {
+        caller: batch.made.caller.clone(),
+        idempotency_key: batch.id.key(row.patient_id.as_str(), row.recipient.as_deref()),
+        patient_id: row.patient_id.clone(),
+        recipient: row.recipient.clone(),
+        purpose: batch.made.purpose,
+        urgency: Urgency::Bulk,
+        channels: batch.made.channels.clone(),
+        strategy: Strategy::InOrder,
+        send_at: None,
+        expires_at: Some(batch.made.expires_at),
+        variables: Redacted::new(variables.into_iter().collect()),
+        requested_at: now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_keep_the_rate_and_make_up_for_no_more_than_one() {
+        let at = |ms: i64| Timestamp::from_millisecond(1_800_000_000_000 + ms).unwrap();
+        assert_eq!([share(1), share(3), share(100), share(10_000)], [1, 1, 25, 2500]);
+        // Due at 0, done at 40 ms: the next one is due at 250 ms, not at 290.
+        assert_eq!(next_turn(at(0), 25, 100, at(40)), at(250));
+        assert_eq!(next_turn(at(0), 1, 1, at(40)), at(1000));
+        // Late by ten seconds: one turn is made up for.
+        assert_eq!(next_turn(at(0), 25, 100, at(10_000)), at(9_750));
+    }
+}

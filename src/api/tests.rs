@@ -1,6 +1,8 @@
 //! The front over real sockets, with a stand-in for the way to the broker and a
 //! database that is away.
 
+mod streams;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 

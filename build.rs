@@ -23,6 +23,11 @@ const SENSITIVE: &[&str] = &[
     ".patientnotify.v1.BatchCsv",
     ".patientnotify.v1.DeadLetter",
     ".patientnotify.v1.OperationsServiceListDeadLettersResponse",
+    ".patientnotify.v1.RecipientServicePutContactPointRequest",
+    ".patientnotify.v1.RecipientServiceRemoveContactPointRequest",
+    ".patientnotify.v1.RecipientServiceVerifyContactPointRequest",
+    ".patientnotify.v1.RecipientServiceRegisterDeviceRequest",
+    ".patientnotify.v1.RecipientServiceUnregisterDeviceRequest",
 ];
 
 const FILES: &[&str] = &[

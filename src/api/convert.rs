@@ -8,7 +8,7 @@ use super::proto;
 use crate::domain::appointment::{AppointmentStatus, ReminderState};
 use crate::domain::batch::BatchState;
 use crate::domain::{
-    Channel, Engagement, Purpose, QuietHours, ReceiptStatus, Relation, State, Strategy, Urgency,
+    Channel, Engagement, Platform, Purpose, QuietHours, ReceiptStatus, Relation, State, Strategy, Urgency,
 };
 
 /// A pair of functions for each enum; `*_UNSPECIFIED` is `None`.
@@ -37,6 +37,7 @@ both_ways!(Purpose, purpose_from, purpose_to, Unspecified, {
 both_ways!(Urgency, urgency_from, urgency_to, Unspecified, { Bulk, Normal, High, Critical });
 both_ways!(Channel, channel_from, channel_to, Unspecified, { Sms, Email, Push });
 both_ways!(Strategy, strategy_from, strategy_to, Unspecified, { InOrder, AllAtOnce });
+both_ways!(Platform, platform_from, platform_to, Unspecified, { Android, Ios, Web });
 both_ways!(Relation, relation_from, relation_to, Unspecified, { Patient, Proxy });
 both_ways!(Engagement, engagement_from, engagement_to, Unspecified, { Seen, Read, Acted });
 both_ways!(ReceiptStatus, receipt_status_from, receipt_status_to, Unspecified, {
@@ -111,6 +112,10 @@ mod tests {
         for &engagement in Engagement::ALL {
             let spelled = format!("ENGAGEMENT_{}", engagement.as_str().to_uppercase());
             assert_eq!(engagement_to(engagement).as_str_name(), spelled);
+        }
+        for &platform in Platform::ALL {
+            let spelled = format!("PLATFORM_{}", platform.as_str().to_uppercase());
+            assert_eq!(platform_to(platform).as_str_name(), spelled);
         }
         for &status in ReceiptStatus::ALL {
             let spelled = format!("RECEIPT_STATUS_{}", status.as_str().to_uppercase());

@@ -34,3 +34,10 @@ opaque_debug!(TemplateServicePreviewRequest, SmsPreview, EmailPreview, PushPrevi
 opaque_debug!(AppointmentServicePutRequest, Appointment);
 opaque_debug!(BatchServiceCreateRequest, BatchRow, BatchCsv);
 opaque_debug!(DeadLetter, OperationsServiceListDeadLettersResponse);
+opaque_debug!(
+    RecipientServicePutContactPointRequest,
+    RecipientServiceRemoveContactPointRequest,
+    RecipientServiceVerifyContactPointRequest,
+    RecipientServiceRegisterDeviceRequest,
+    RecipientServiceUnregisterDeviceRequest
+);

@@ -103,6 +103,8 @@ pub struct Case {
     pub cancelled: bool,
     /// By whom, where that is known.
     pub cancelled_by: Option<String>,
+    /// Its recipient was erased: nothing more is sent.
+    pub erased: bool,
     /// The most that its recipient is known to have done, and when.
     pub engagement: Option<(Engagement, Timestamp)>,
     /// Too late to be useful: no other channel is begun.
@@ -123,6 +125,15 @@ const fn waits(state: State) -> bool {
 
 const fn failed(state: State) -> bool {
     matches!(state, State::PermanentFailure | State::TechnicalFailure | State::Suppressed)
+}
+
+/// How a delivery ends that is called off for this reason: ours is a decision against
+/// it, everybody else's takes it back.
+const fn called_off(reason: Reason) -> State {
+    match reason {
+        Reason::Erased => State::Suppressed,
+        _ => State::Cancelled,
+    }
 }
 
 impl Case {
@@ -165,7 +176,7 @@ impl Case {
         let leg = &mut self.legs[at];
         let (state, reason, due_after) = match closed {
             // What would be tried again is not needed any more.
-            Some(closed) if waits(own.state) => (State::Cancelled, closed, None),
+            Some(closed) if waits(own.state) => (called_off(closed), closed, None),
             _ => (own.state, own.reason, own.due_after),
         };
         leg.standing = leg.standing.recorded(state, reason);
@@ -204,6 +215,31 @@ impl Case {
         true
     }
 
+    /// Its recipient was erased: what waits is not sent, nothing new is begun. What is
+    /// under way ends as it ends. False when that changes no state.
+    pub fn erase(&mut self) -> bool {
+        self.erased = true;
+        // From now on the outcomes of what is under way are folded into this.
+        self.changed |= self.legs.iter().any(|leg| !leg.standing.state.is_terminal());
+        if self.state.is_terminal() {
+            return false;
+        }
+        self.close();
+        let (state, reason) = self.aggregate();
+        if (state, reason) == (self.state, self.reason) {
+            return false;
+        }
+        self.announce(state, reason, None);
+        self.explain(state, reason, None);
+        true
+    }
+
+    /// Deliveries that a provider may be getting or have got just now.
+    pub fn under_way(&self) -> impl Iterator<Item = DeliveryId> {
+        let under_way = |leg: &&Leg| matches!(leg.standing.state, State::Dispatching | State::OutcomeUnknown);
+        self.legs.iter().filter(under_way).map(|leg| leg.delivery_id)
+    }
+
     /// Its recipient did something with it, here or in the portal: what still waits
     /// is not needed. False when as much was known before. `by` is whoever says so.
     pub fn engage(&mut self, engagement: Engagement, at: Timestamp, by: &str) -> bool {
@@ -229,7 +265,9 @@ impl Case {
     /// Why nothing more may be begun; `None`: it may.
     fn closed(&self) -> Option<Reason> {
         let arrived = || self.legs.iter().any(|leg| leg.standing.state == State::Delivered);
-        if self.cancelled {
+        if self.erased {
+            Some(Reason::Erased)
+        } else if self.cancelled {
             Some(Reason::Cancelled)
         } else if self.engagement.is_some() || (self.strategy == Strategy::InOrder && arrived()) {
             Some(Reason::Reached)
@@ -259,12 +297,13 @@ impl Case {
             (0..self.legs.len()).filter(|&at| waits(self.legs[at].standing.state)).collect();
         for at in waiting {
             let leg = &mut self.legs[at];
-            leg.standing.state = State::Cancelled;
+            let state = called_off(reason);
+            leg.standing.state = state;
             leg.standing.reason = reason;
             leg.due = Due::Never;
             leg.changed = true;
             let channel = leg.channel;
-            self.explain(State::Cancelled, reason, Some(channel));
+            self.explain(state, reason, Some(channel));
         }
     }
 

@@ -103,6 +103,13 @@ impl RecipientId {
     pub fn from_external(external_id: &str) -> Self {
         Self(derive("recipient", &[external_id.as_bytes()]))
     }
+
+    /// A device of this recipient, by its token. It does not lead back to the token,
+    /// which is as good as random.
+    #[must_use]
+    pub fn device(self, token: &str) -> Uuid {
+        derive("device", &[self.0.as_bytes(), token.as_bytes()])
+    }
 }
 
 impl NotificationId {

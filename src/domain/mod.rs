@@ -26,7 +26,7 @@ pub use ids::{BatchId, DeliveryId, NotificationId, PatientId, RecipientId};
 pub use keyword::Keyword;
 pub use notification::{Channel, HoldReason, Purpose, Reason, State, Strategy, Urgency};
 pub use outcome::Outcome;
-pub use recipient::{ContactPoint, QuietHours, Recipient, Relation};
+pub use recipient::{Access, ContactPoint, Platform, QuietHours, Recipient, Relation};
 pub use redacted::Redacted;
 pub use status::StatusChanged;
 pub use update::{DeliveryRef, Engagement, Fact, NotificationUpdate, ReceiptStatus};

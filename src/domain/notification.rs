@@ -200,6 +200,12 @@ words! {
         NoContactPoint = "no_contact_point",
         /// The recipient was erased.
         Erased = "erased",
+        /// The recipient's access to this patient's news has not begun.
+        AccessNotBegun = "access_not_begun",
+        /// The recipient's access to this patient's news has ended.
+        AccessEnded = "access_ended",
+        /// The recipient's access to this patient's news is for other purposes.
+        AccessNotGranted = "access_not_granted",
         /// `send_at` lies further ahead than `plan.schedule_max_ms` allows.
         ScheduledTooFar = "scheduled_too_far",
 

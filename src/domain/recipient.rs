@@ -1,12 +1,13 @@
 //! Who may be written to, where, and when.
 
+use jiff::Timestamp;
 use jiff::civil::Time;
 
 use super::ids::RecipientId;
-use super::notification::{Channel, Purpose};
+use super::notification::{Channel, Purpose, words};
 use super::redacted::Redacted;
 
-super::notification::words! {
+words! {
     /// What a recipient is to the patient.
     Relation {
         /// The patient.
@@ -24,6 +25,49 @@ pub struct QuietHours {
     pub start: Time,
     /// First minute after it.
     pub end: Time,
+}
+
+/// What a recipient who is not the patient may hear, and when. The default limits
+/// nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Nothing before this time.
+    pub valid_from: Option<Timestamp>,
+    /// Nothing from this time on.
+    pub valid_until: Option<Timestamp>,
+    /// These only; empty: everything.
+    pub purposes: Vec<Purpose>,
+    /// When it was granted; `None`: nobody knows.
+    pub granted_at: Option<Timestamp>,
+    /// The patient granted it, and nobody in the patient's stead.
+    pub granted_by_patient: bool,
+    /// When the patient comes or came of age; `None`: long ago.
+    pub of_age_at: Option<Timestamp>,
+}
+
+impl Access {
+    /// From when on nothing is heard: the end that was set, or the patient's coming
+    /// of age, unless the patient granted it at that time or later.
+    #[must_use]
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        let outlives = |of_age_at: &Timestamp| {
+            self.granted_by_patient && self.granted_at.is_some_and(|granted| granted >= *of_age_at)
+        };
+        let of_age_at = self.of_age_at.filter(|at| !outlives(at));
+        [self.valid_until, of_age_at].into_iter().flatten().min()
+    }
+}
+
+words! {
+    /// What a device runs.
+    Platform {
+        /// Android.
+        Android = "android",
+        /// iOS or iPadOS.
+        Ios = "ios",
+        /// A browser.
+        Web = "web",
+    }
 }
 
 /// A verified address on a channel.
@@ -44,6 +88,8 @@ pub struct Recipient {
     pub external_id: String,
     /// What the recipient is to the patient.
     pub relation: Relation,
+    /// What a proxy may hear; `None`: the recipient is not linked to the patient.
+    pub access: Option<Access>,
     /// BCP 47 tag; `None`: the default.
     pub locale: Option<String>,
     /// IANA time zone; `None`: the default.

@@ -1,10 +1,12 @@
 //! Who gets what, on which channel, when, until when; or why not. Pure: the
 //! event, the recipients' facts and the time go in, decisions come out.
 
+mod access;
 mod quiet_hours;
 mod retry;
 mod settings;
 
+pub use access::denied;
 pub use quiet_hours::end_of_quiet_hours;
 pub use retry::RetryPolicy;
 pub use settings::{PlanError, Settings};
@@ -175,6 +177,7 @@ fn plan_request(
         None => recipients
             .iter()
             .find(|one| one.relation == crate::domain::Relation::Patient)
+            .or_else(|| recipients.iter().find(|one| denied(one, request.purpose, now).is_none()))
             .or_else(|| recipients.first()),
     };
     vec![match found {
@@ -186,7 +189,7 @@ fn plan_request(
     }]
 }
 
-/// Consent, address, bound of the schedule, embargo or schedule, quiet hours, expiry:
+/// Access, consent, address, bound of the schedule, embargo or schedule, quiet hours, expiry:
 /// in this order.
 fn decide(
     id: NotificationId,
@@ -195,7 +198,10 @@ fn decide(
     settings: &Settings,
     now: Timestamp,
 ) -> Planned {
-    let (channels, none_because) = usable_channels(recipient, wish.channels, wish.purpose, settings);
+    let (channels, none_because) = match denied(recipient, wish.purpose, now) {
+        Some(reason) => (Vec::new(), Some(reason)),
+        None => usable_channels(recipient, wish.channels, wish.purpose, settings),
+    };
     let decision = match none_because {
         Some(reason) => Decision::Suppress(reason),
         None if too_far(wish.not_before, settings, now) => Decision::Suppress(Reason::ScheduledTooFar),
@@ -260,9 +266,6 @@ pub fn usable_channels(
     purpose: Purpose,
     settings: &Settings,
 ) -> (Vec<Channel>, Option<Reason>) {
-    if recipient.erased {
-        return (Vec::new(), Some(Reason::Erased));
-    }
     let order = [asked, &recipient.channel_order, &settings.default_channels]
         .into_iter()
         .find(|order| !order.is_empty())

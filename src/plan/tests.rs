@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::*;
 use crate::config::Config;
-use crate::domain::{ContactPoint, QuietHours, Relation, ResultUrgency, Strategy};
+use crate::domain::{Access, ContactPoint, QuietHours, Relation, ResultUrgency, Strategy};
 
 fn settings() -> Settings {
     Settings::new(&Config::from_defaults().plan).unwrap()
@@ -25,6 +25,7 @@ fn recipient(name: &str) -> Recipient {
         id: RecipientId::from_external(name),
         external_id: name.to_owned(),
         relation: Relation::Patient,
+        access: Some(Access::default()),
         locale: None,
         time_zone: None,
         quiet_hours: None,
@@ -70,6 +71,22 @@ fn patient_and_proxy_each_get_one() {
         plan(&result(ResultUrgency::Normal, noon()), &[recipient("pat-1"), proxy], &settings(), noon());
     assert_eq!(planned.len(), 2);
     assert_ne!(planned[0].notification_id, planned[1].notification_id);
+}
+
+#[test]
+fn a_proxy_whose_access_has_ended_is_told_nothing_and_it_is_said_why() {
+    let mut proxy = recipient("proxy-1");
+    proxy.relation = Relation::Proxy;
+    proxy.access = Some(Access { valid_until: Some(noon()), ..Access::default() });
+    let current = Recipient { access: Some(Access::default()), ..proxy.clone() };
+    let current = Recipient { id: RecipientId::from_external("proxy-2"), ..current };
+    let event = result(ResultUrgency::Normal, noon());
+    let planned = plan(&event, &[recipient("pat-1"), proxy.clone()], &settings(), noon());
+    assert_eq!(planned[0].decision, Decision::Dispatch);
+    assert_eq!(planned[1].decision, Decision::Suppress(Reason::AccessEnded));
+    // A request that names nobody goes to a proxy who may hear of it.
+    let asked = only(plan(&Event::Notification(request()), &[proxy, current.clone()], &settings(), noon()));
+    assert_eq!((asked.recipient_id, asked.decision), (current.id, Decision::Dispatch));
 }
 
 #[test]

@@ -57,7 +57,11 @@ pub(super) fn claim_of(plan: &Planned, source: Source, fingerprint: [u8; 32]) ->
         channels: plan.channels.clone(),
         strategy: plan.strategy,
         locale: plan.locale.clone(),
-        variables_json: variables_json(plan.variables.expose()),
+        // Of what is not sent, nothing is kept that nobody needs.
+        variables_json: match plan.decision {
+            Decision::Dispatch | Decision::Hold { .. } => variables_json(plan.variables.expose()),
+            Decision::Suppress(_) | Decision::Expire => None,
+        },
         source,
         expires_at: plan.expires_at,
         deliveries: deliveries.collect(),

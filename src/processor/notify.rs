@@ -214,6 +214,9 @@ fn hand_over(flow: &Notify, one: DecodedEvent, new: Vec<(Planned, State)>, epoch
 const fn outcome(plan: &Planned, state: State) -> Outcome {
     match plan.decision {
         _ if matches!(state, State::Cancelled) => Outcome::Ignored(Reason::Cancelled),
+        Decision::Dispatch | Decision::Hold { .. } if matches!(state, State::Suppressed) => {
+            Outcome::Ignored(Reason::Erased)
+        }
         Decision::Dispatch => Outcome::Done,
         Decision::Hold { until, .. } => Outcome::Scheduled(until),
         Decision::Suppress(reason) => Outcome::Ignored(reason),

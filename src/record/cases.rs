@@ -24,7 +24,9 @@ const LOCK_DELIVERIES: &str =
 
 const NOTIFICATIONS: &str = "
 SELECT notification_id, recipient_id, strategy, channels, state, reason, sequence, caller,
-       cancelled_at IS NOT NULL AS cancelled, cancelled_by, engagement, engaged_at, expires_at <= now() AS expired
+       cancelled_at IS NOT NULL AS cancelled, cancelled_by, engagement, engaged_at, expires_at <= now() AS expired,
+       EXISTS (SELECT FROM recipient r
+                WHERE r.recipient_id = notification.recipient_id AND r.erased_at IS NOT NULL) AS erased
   FROM notification WHERE notification_id = ANY($1) ORDER BY notification_id FOR UPDATE";
 
 /// Read again after the notifications are locked: an outcome that was recorded
@@ -304,6 +306,7 @@ fn case(row: &Row) -> Result<Case, RecordError> {
         caller: row.try_get("caller")?,
         cancelled: row.try_get("cancelled")?,
         cancelled_by: row.try_get("cancelled_by")?,
+        erased: row.try_get("erased")?,
         engagement,
         expired: row.try_get("expired")?,
         legs: Vec::new(),

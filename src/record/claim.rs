@@ -88,6 +88,10 @@ pub struct FirstDelivery {
 /// done its work. Of one that is committed while this runs nothing is seen; it stays,
 /// and is looked at again.
 ///
+/// A recipient who was erased since the facts were read is claimed for as suppressed,
+/// and nothing of the content is kept. Of an erasure that is committed while this runs
+/// nothing is seen; it looks once more for what came in that moment.
+///
 /// Where deliveries run side by side, each of them has a say in the notification's
 /// state: theirs are folded from the beginning.
 const CLAIM: &str = "
@@ -109,18 +113,22 @@ WITH input AS (
      WHERE u.kind = 'cancelled' AND u.next_look_at IS NOT NULL AND u.notification_id = ANY($1)
        AND (u.caller IS NULL OR u.caller = i.caller)
      GROUP BY u.notification_id
+), gone AS (
+    SELECT recipient_id FROM recipient WHERE recipient_id = ANY($3) AND erased_at IS NOT NULL
 ), decided AS (
     SELECT input.*, state IN ('dispatching', 'held') AND called_off.source IS NOT NULL AS cancelled,
-           called_off.source AS cancelled_by
+           called_off.source AS cancelled_by,
+           state IN ('dispatching', 'held') AND recipient_id IN (SELECT recipient_id FROM gone) AS erased
       FROM input LEFT JOIN called_off USING (notification_id)
 ), claimed AS (
     INSERT INTO notification (notification_id, patient_id, recipient_id, purpose, urgency, state, reason,
             fingerprint, caller, channels, strategy, locale, variables, source_topic, source_partition,
             source_offset, published_at, expires_at, cancelled_at, cancelled_by)
     SELECT notification_id, patient_id, recipient_id, purpose, urgency,
-            CASE WHEN cancelled THEN 'cancelled' ELSE state END,
-            CASE WHEN cancelled THEN 'cancelled' ELSE reason END,
-            fingerprint, caller, string_to_array(channels, ','), strategy, locale, variables::jsonb,
+            CASE WHEN cancelled THEN 'cancelled' WHEN erased THEN 'suppressed' ELSE state END,
+            CASE WHEN cancelled THEN 'cancelled' WHEN erased THEN 'erased' ELSE reason END,
+            fingerprint, caller, string_to_array(channels, ','), strategy, locale,
+            CASE WHEN NOT erased THEN variables::jsonb END,
             source_topic, source_partition, source_offset, published_at, expires_at,
             CASE WHEN cancelled THEN now() END, CASE WHEN cancelled THEN cancelled_by END
       FROM decided
@@ -143,10 +151,10 @@ WITH input AS (
            CASE WHEN b.due_at IS NULL THEN now() END,
            c.expires_at, b.folded
       FROM begun b JOIN claimed c USING (notification_id)
-     WHERE c.state <> 'cancelled'
+     WHERE c.state NOT IN ('cancelled', 'suppressed')
 ), news AS (
     SELECT c.notification_id, c.patient_id, c.recipient_id, c.purpose, c.state, c.reason, c.caller,
-           CASE WHEN c.state <> 'cancelled' THEN i.channel END AS channel
+           CASE WHEN c.state NOT IN ('cancelled', 'suppressed') THEN i.channel END AS channel
       FROM input i JOIN claimed c USING (notification_id)
 ), explained AS (
     INSERT INTO why (notification_id, step, state, reason, channel, detail)
@@ -171,12 +179,13 @@ pub type Claimed = HashMap<NotificationId, State>;
 
 impl Store {
     /// Claims a batch. The ids that come back are new and ours, each with the state
-    /// that it was given: the claim's own, or `cancelled` where a cancellation was
-    /// there first. What does not come back exists already, and is somebody's.
+    /// that it was given: the claim's own, `cancelled` where a cancellation was there
+    /// first, `suppressed` where an erasure was. What does not come back exists
+    /// already, and is somebody's.
     ///
     /// Deliveries without a due time are ours to send for `lease`, unless their
-    /// notification is cancelled. Their epoch is `batch`, a number that this owner
-    /// gives to no other batch. Ids must be unique within the batch.
+    /// notification is cancelled or suppressed. Their epoch is `batch`, a number that
+    /// this owner gives to no other batch. Ids must be unique within the batch.
     ///
     /// # Errors
     /// As [`RecordError`] tells; then nothing of the batch is claimed, or, when the

@@ -1,22 +1,19 @@
-//! What the front shows: a notification with its deliveries and reasons, a recipient.
+//! What the front shows: a notification with its deliveries and reasons.
 
 use deadpool_postgres::Pool;
 use futures::future::try_join;
 use jiff::Timestamp;
-use jiff::civil::Time;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::error::RecordError;
 use crate::domain::{
-    Channel, DeliveryId, Engagement, NotificationId, PatientId, Purpose, QuietHours, Reason, Receipt,
-    ReceiptStatus, RecipientId, Redacted, Relation, State, Strategy, Urgency,
+    Channel, DeliveryId, Engagement, NotificationId, PatientId, Purpose, Reason, Receipt, ReceiptStatus,
+    RecipientId, State, Strategy, Urgency,
 };
 
 /// Lines of the why-log that one answer has, at most.
 const WHY_MAX_LINES: i64 = 500;
-/// Parts of a recipient (links, contact points) that one answer has, at most.
-const PARTS_MAX: i64 = 1000;
 
 /// A notification as it stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -205,161 +202,6 @@ pub(super) fn why_line(row: &Row) -> Result<WhyLine, RecordError> {
         reason: word(row, "reason", Reason::parse)?,
         channel: optional_word(row, "channel", Channel::parse)?,
         detail: row.get("detail"),
-    })
-}
-
-/// A recipient as it stands.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RecipientView {
-    /// The portal's identifier.
-    pub external_id: String,
-    /// Patients of whom the recipient hears.
-    pub patients: Vec<(PatientId, Relation)>,
-    /// BCP 47 tag.
-    pub locale: Option<String>,
-    /// IANA zone.
-    pub time_zone: Option<String>,
-    /// The recipient's own quiet hours.
-    pub quiet_hours: Option<QuietHours>,
-    /// The recipient's own order.
-    pub channel_order: Vec<Channel>,
-    /// In use first, then retired ones.
-    pub contact_points: Vec<ContactPointView>,
-    /// The consents in force.
-    pub consents: Vec<ConsentView>,
-    /// Contents and addresses are gone.
-    pub erased: bool,
-    /// Creation.
-    pub created_at: Timestamp,
-    /// Last change of the recipient's own fields.
-    pub updated_at: Timestamp,
-}
-
-/// An address, used or retired.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContactPointView {
-    /// Its channel.
-    pub channel: Channel,
-    /// The address; show it masked only.
-    pub address: Redacted<String>,
-    /// `None`: never written to.
-    pub verified_at: Option<Timestamp>,
-    /// `None`: in use.
-    pub retired_at: Option<Timestamp>,
-    /// Why it was retired.
-    pub retired_why: Option<String>,
-}
-
-/// A consent in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConsentView {
-    /// By which channel.
-    pub channel: Channel,
-    /// To what.
-    pub purpose: Purpose,
-    /// Agreed, or refused.
-    pub granted: bool,
-    /// When the recipient said so.
-    pub given_at: Timestamp,
-    /// Who recorded it.
-    pub recorded_by: String,
-    /// How it was given.
-    pub how: String,
-}
-
-const RECIPIENT: &str = "
-SELECT external_id, locale, time_zone, quiet_hours_start, quiet_hours_end, channel_order,
-       erased_at IS NOT NULL AS erased, created_at, updated_at
-FROM recipient WHERE recipient_id = $1";
-
-const LINKS: &str = "
-SELECT patient_id, relation FROM visibility
-WHERE recipient_id = $1 ORDER BY relation, patient_id LIMIT $2";
-
-const POINTS: &str = "
-SELECT channel, address, verified_at, retired_at, retired_why FROM contact_point
-WHERE recipient_id = $1 ORDER BY retired_at IS NOT NULL, retired_at DESC, position, channel, address LIMIT $2";
-
-const CONSENTS: &str = "
-SELECT DISTINCT ON (channel, purpose) channel, purpose, granted, recorded_at, recorded_by, how
-FROM consent WHERE recipient_id = $1 ORDER BY channel, purpose, consent_id DESC";
-
-/// A recipient; `None` when there is none.
-///
-/// # Errors
-/// `Unavailable` when the database is away.
-pub async fn recipient(pool: &Pool, id: RecipientId) -> Result<Option<RecipientView>, RecordError> {
-    let mut client = pool.get().await?;
-    let at = RecordError::at("read_recipient");
-    // One snapshot for all parts.
-    let snapshot = client
-        .build_transaction()
-        .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
-        .read_only(true)
-        .start()
-        .await
-        .map_err(&at)?;
-    let statement = snapshot.prepare_cached(RECIPIENT).await.map_err(&at)?;
-    let Some(row) = snapshot.query_opt(&statement, &[&id.0]).await.map_err(&at)? else {
-        return Ok(None);
-    };
-    let statement = snapshot.prepare_cached(LINKS).await.map_err(&at)?;
-    let links = snapshot.query(&statement, &[&id.0, &PARTS_MAX]).await.map_err(&at)?;
-    let statement = snapshot.prepare_cached(POINTS).await.map_err(&at)?;
-    let points = snapshot.query(&statement, &[&id.0, &PARTS_MAX]).await.map_err(&at)?;
-    let statement = snapshot.prepare_cached(CONSENTS).await.map_err(&at)?;
-    let consents = snapshot.query(&statement, &[&id.0]).await.map_err(&at)?;
-    snapshot.commit().await.map_err(&at)?;
-
-    let mut view = recipient_view(&row)?;
-    view.patients = links
-        .iter()
-        .map(|row| Ok((patient_id(row)?, word(row, "relation", Relation::parse)?)))
-        .collect::<Result<_, RecordError>>()?;
-    view.contact_points = points.iter().map(contact_point_view).collect::<Result<_, _>>()?;
-    view.consents = consents.iter().map(consent_view).collect::<Result<_, _>>()?;
-    Ok(Some(view))
-}
-
-fn recipient_view(row: &Row) -> Result<RecipientView, RecordError> {
-    let quiet: (Option<Time>, Option<Time>) = (row.get("quiet_hours_start"), row.get("quiet_hours_end"));
-    Ok(RecipientView {
-        external_id: row.get("external_id"),
-        patients: Vec::new(),
-        locale: row.get("locale"),
-        time_zone: row.get("time_zone"),
-        quiet_hours: quiet.0.zip(quiet.1).map(|(start, end)| QuietHours { start, end }),
-        channel_order: row
-            .get::<_, Vec<&str>>("channel_order")
-            .into_iter()
-            .map(|text| Channel::parse(text).ok_or_else(|| unknown("channel_order")))
-            .collect::<Result<_, _>>()?,
-        contact_points: Vec::new(),
-        consents: Vec::new(),
-        erased: row.get("erased"),
-        created_at: row.get("created_at"),
-        updated_at: row.get("updated_at"),
-    })
-}
-
-fn contact_point_view(row: &Row) -> Result<ContactPointView, RecordError> {
-    Ok(ContactPointView {
-        channel: word(row, "channel", Channel::parse)?,
-        address: row.get::<_, String>("address").into(),
-        verified_at: row.get("verified_at"),
-        retired_at: row.get("retired_at"),
-        retired_why: row.get("retired_why"),
-    })
-}
-
-fn consent_view(row: &Row) -> Result<ConsentView, RecordError> {
-    Ok(ConsentView {
-        channel: word(row, "channel", Channel::parse)?,
-        purpose: word(row, "purpose", Purpose::parse)?,
-        granted: row.get("granted"),
-        given_at: row.get("recorded_at"),
-        recorded_by: row.get("recorded_by"),
-        how: row.get("how"),
     })
 }
 

@@ -14,9 +14,9 @@ use tracing::{error, warn};
 use crate::config;
 use crate::deliver::LookUp;
 use crate::dispatch::{self, Assignment, Dispatcher, OnRecorded, Work};
-use crate::domain::{Outcome, Reason, Recipient, RecipientId, Redacted, State};
+use crate::domain::{Outcome, PatientId, Reason, Recipient, RecipientId, Redacted, State};
 use crate::metrics;
-use crate::plan::{Decision, Settings, usable_channels, when};
+use crate::plan::{Decision, Settings, denied, usable_channels, when};
 use crate::record::{DueDelivery, DueLane, RecordError, Recorded, Store};
 
 /// Longest pause while the database is away.
@@ -163,7 +163,7 @@ impl DueWorker {
         };
         let mut send = Vec::new();
         for (one, place) in due {
-            let recipient = facts.get(&one.recipient_id);
+            let recipient = facts.get(&(one.recipient_id, one.patient_id.clone()));
             if matches!(one.was, State::Dispatching | State::OutcomeUnknown) {
                 let worker = Arc::clone(self);
                 let recipient = recipient.cloned();
@@ -184,11 +184,12 @@ impl DueWorker {
     async fn facts(
         &self,
         due: &[(DueDelivery, Place)],
-    ) -> Result<HashMap<RecipientId, Recipient>, RecordError> {
-        let mut ids: Vec<RecipientId> = due.iter().map(|(one, _)| one.recipient_id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        self.store.recipients(&ids).await
+    ) -> Result<HashMap<(RecipientId, PatientId), Recipient>, RecordError> {
+        let mut wanted: Vec<(RecipientId, PatientId)> =
+            due.iter().map(|(one, _)| (one.recipient_id, one.patient_id.clone())).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        self.store.recipients(&wanted).await
     }
 
     /// What was claimed and not begun goes back, so that its lease does not run out
@@ -211,7 +212,7 @@ impl DueWorker {
     }
 
     /// What may have changed since it was planned is looked at again: cancellation,
-    /// expiry, consent, address, quiet hours.
+    /// expiry, erasure, access, consent, address, quiet hours.
     fn prepare(&self, due: &DueDelivery, recipient: Option<&Recipient>, lease_until: Instant) -> Prepared {
         let mut assignment = assignment(due, lease_until);
         if due.cancelled {
@@ -226,6 +227,10 @@ impl DueWorker {
         let Some(recipient) = recipient else {
             return Prepared::Ended(dispatch::suppressed(&assignment, Reason::Erased));
         };
+        let now = Timestamp::now();
+        if let Some(reason) = denied(recipient, due.purpose, now) {
+            return Prepared::Ended(dispatch::suppressed(&assignment, reason));
+        }
         let (_, closed) = usable_channels(recipient, &[due.channel], due.purpose, &self.settings);
         if let Some(reason) = closed {
             return Prepared::Ended(dispatch::suppressed(&assignment, reason));
@@ -233,7 +238,6 @@ impl DueWorker {
         if let Some(point) = recipient.contact_point(due.channel) {
             assignment.address = point.address.clone();
         }
-        let now = Timestamp::now();
         match when(recipient, due.urgency, None, due.expires_at, &self.settings, now) {
             Decision::Hold { until, why } => {
                 let wait = Duration::try_from(until.duration_since(now)).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 pub mod batches;
 pub mod due;
+pub mod erasure;
 pub mod paused;
 pub mod relay;
 pub mod reminders;

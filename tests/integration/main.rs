@@ -34,6 +34,8 @@ mod operations;
 mod order_within_a_recipient;
 mod provider_faults;
 mod recipients;
+mod recipients_changes;
+mod recipients_erasure;
 mod requests;
 mod revoke_mid_delivery;
 mod roles_and_configuration;

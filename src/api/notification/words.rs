@@ -85,6 +85,11 @@ const fn end(reason: Reason) -> &'static str {
     match reason {
         Reason::UnknownPatient => "No such patient is known.",
         Reason::NoRecipient => "Nobody may hear of this patient, or not the one who was asked for.",
+        Reason::AccessNotBegun => "The access to the patient that the recipient was granted has not begun.",
+        Reason::AccessEnded => "The access to the patient that the recipient was granted has ended.",
+        Reason::AccessNotGranted => {
+            "The recipient was granted access to the patient, but not for this purpose."
+        }
         Reason::NoConsent => {
             "The recipient has not agreed, or has objected, on every channel that was wanted."
         }

@@ -40,6 +40,7 @@ fn case(strategy: super::Strategy, legs: Vec<Leg>) -> Case {
         caller: None,
         cancelled: false,
         cancelled_by: None,
+        erased: false,
         engagement: None,
         expired: false,
         legs,
@@ -238,4 +239,30 @@ proptest! {
         }
         prop_assert!(case.legs.len() <= case.channels.len());
     }
+}
+
+#[test]
+fn an_erasure_calls_off_what_waits_and_tears_nothing_that_is_under_way() {
+    let mut waiting = in_order(State::Held);
+    assert!(waiting.erase());
+    assert_eq!((waiting.state, waiting.reason), (State::Suppressed, Reason::Erased));
+    assert_eq!((waiting.legs[0].due, waiting.under_way().count()), (Due::Never, 0));
+    assert!(!waiting.erase(), "once is enough");
+
+    let mut flying = in_order(State::Dispatching);
+    assert!(!flying.erase());
+    assert!(flying.changed, "its outcome is folded from now on");
+    assert_eq!(flying.under_way().collect::<Vec<_>>(), [delivery(Channel::Sms)]);
+    let again = Own {
+        due_after: Some(Duration::from_secs(5)),
+        ..own(State::TemporaryFailure, Reason::ProviderError)
+    };
+    assert!(flying.record(delivery(Channel::Sms), again));
+    assert_eq!((flying.state, flying.reason), (State::Suppressed, Reason::Erased), "not tried again");
+
+    // What a provider says later is true all the same, and begins nothing.
+    let mut sent = in_order(State::Sent);
+    sent.erase();
+    assert!(sent.receive(delivery(Channel::Sms), word(ReceiptStatus::Undelivered, 1)));
+    assert_eq!((sent.state, sent.legs.len()), (State::PermanentFailure, 1));
 }

@@ -1,77 +1,32 @@
-//! `RecipientService`.
+//! A recipient's whole state, as `Upsert` brings it.
 
-use deadpool_postgres::Pool;
-use icu_locale_core::LanguageIdentifier;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
-use tonic::{Request, Response, Status};
 
-use super::convert::{
-    channel_from, channel_to, minute_from, purpose_from, purpose_to, quiet_hours_to, relation_from,
-    relation_to, timestamp_to,
+use super::fields::{check_text, consent, locale, quiet_hours, time_zone};
+use crate::api::convert::{channel_from, relation_from};
+use crate::api::error::ApiError;
+use crate::api::proto;
+use crate::api::validate::Violations;
+use crate::domain::{PatientId, Relation};
+use crate::record::recipients::{
+    CONTACT_POINTS_MAX, ConsentUpsert, ContactPointUpsert, LINKS_MAX, RecipientUpsert,
 };
-use super::error::ApiError;
-use super::mask::masked;
-use super::proto;
-use super::validate::Violations;
-use crate::domain::{PatientId, QuietHours, RecipientId, Relation};
-use crate::record::read::{self, RecipientView};
-use crate::record::recipients::{ConsentUpsert, ContactPointUpsert, RecipientUpsert, Upserted, upsert_many};
 
-const PATIENTS_MAX: usize = 64;
-const CONTACT_POINTS_MAX: usize = 32;
 const CONSENTS_MAX: usize = 64;
 const DISPLAY_NAME_MAX_CHARS: usize = 200;
-const HOW_MAX_CHARS: usize = 200;
-
-/// Keeps recipients as the portal knows them.
-#[derive(Debug)]
-pub struct Recipients {
-    /// To the database.
-    pub pool: Pool,
-}
-
-#[tonic::async_trait]
-impl proto::recipient_service_server::RecipientService for Recipients {
-    async fn upsert(
-        &self,
-        request: Request<proto::RecipientServiceUpsertRequest>,
-    ) -> Result<Response<proto::RecipientServiceUpsertResponse>, Status> {
-        let entry = state(request.into_inner(), Timestamp::now())?;
-        let outcomes = upsert_many(&self.pool, std::slice::from_ref(&entry)).await.map_err(ApiError::from)?;
-        let created = match outcomes.first() {
-            Some(Upserted::Created) => true,
-            Some(Upserted::Updated) | None => false,
-            Some(Upserted::Erased) => return Err(ApiError::RecipientErased.into()),
-        };
-        Ok(Response::new(proto::RecipientServiceUpsertResponse { created }))
-    }
-
-    async fn get(
-        &self,
-        request: Request<proto::RecipientServiceGetRequest>,
-    ) -> Result<Response<proto::RecipientServiceGetResponse>, Status> {
-        let external_id = request.into_inner().recipient_id;
-        let mut faults = Violations::default();
-        faults.opaque("recipient_id", &external_id);
-        faults.finish()?;
-        let view = read::recipient(&self.pool, RecipientId::from_external(&external_id))
-            .await
-            .map_err(ApiError::from)?
-            .ok_or(ApiError::NotFound("recipient"))?;
-        Ok(Response::new(proto::RecipientServiceGetResponse { recipient: Some(shown(view)) }))
-    }
-}
 
 /// Checks a request and turns it into the state that the database is to have.
-fn state(message: proto::RecipientServiceUpsertRequest, now: Timestamp) -> Result<RecipientUpsert, ApiError> {
+pub(super) fn state(
+    message: proto::RecipientServiceUpsertRequest,
+    now: Timestamp,
+) -> Result<RecipientUpsert, ApiError> {
     let mut faults = Violations::default();
     faults.opaque("recipient_id", &message.recipient_id);
     let patients = patients(&message.patients, &mut faults);
     check_text("display_name", &message.display_name, DISPLAY_NAME_MAX_CHARS, &mut faults);
-    let locale = locale(&message.locale, &mut faults);
-    let time_zone = time_zone(&message.time_zone, &mut faults);
-    let quiet_hours = message.quiet_hours.and_then(|quiet| quiet_hours(&quiet, &mut faults));
+    let locale = locale("locale", &message.locale, &mut faults);
+    let time_zone = time_zone("time_zone", &message.time_zone, &mut faults);
+    let quiet_hours = quiet_hours("quiet_hours", message.quiet_hours.as_ref(), &mut faults);
     let channel_order = faults.channels("channel_order", &message.channel_order);
     let contact_points = contact_points(message.contact_points, now, &mut faults);
     let consents = consents(message.consents, now, &mut faults);
@@ -90,9 +45,9 @@ fn state(message: proto::RecipientServiceUpsertRequest, now: Timestamp) -> Resul
 }
 
 fn patients(links: &[proto::PatientLink], faults: &mut Violations) -> Vec<(PatientId, Relation)> {
-    faults.require(links.len() <= PATIENTS_MAX, "patients", "has more than 64 entries");
+    faults.require(links.len() <= LINKS_MAX, "patients", "has more than 64 entries");
     let mut checked: Vec<(PatientId, Relation)> = Vec::new();
-    for (index, link) in links.iter().enumerate().take(PATIENTS_MAX) {
+    for (index, link) in links.iter().enumerate().take(LINKS_MAX) {
         let field = format!("patients[{index}].patient_id");
         let patient = faults.patient_id(&field, &link.patient_id);
         let relation =
@@ -104,36 +59,6 @@ fn patients(links: &[proto::PatientLink], faults: &mut Violations) -> Vec<(Patie
         }
     }
     checked
-}
-
-/// A BCP 47 tag in its canonical spelling.
-fn locale(tag: &str, faults: &mut Violations) -> Option<String> {
-    if tag.is_empty() {
-        return None;
-    }
-    // The parser takes underscores too; the contract does not.
-    let parsed = LanguageIdentifier::try_from_str(tag).ok().filter(|_| !tag.contains('_'));
-    let known = parsed.filter(|parsed| !parsed.language.is_unknown());
-    faults.require(known.is_some(), "locale", "must be a BCP 47 language tag, for example pt-BR");
-    known.map(|parsed| parsed.to_string())
-}
-
-/// An IANA zone in its canonical spelling.
-fn time_zone(name: &str, faults: &mut Violations) -> Option<String> {
-    if name.is_empty() {
-        return None;
-    }
-    let zone = TimeZone::get(name).ok();
-    let known = zone.as_ref().filter(|zone| !zone.is_unknown()).and_then(TimeZone::iana_name);
-    faults.require(known.is_some(), "time_zone", "must be an IANA time zone, for example Europe/Vienna");
-    known.map(str::to_owned)
-}
-
-fn quiet_hours(quiet: &proto::QuietHours, faults: &mut Violations) -> Option<QuietHours> {
-    let (start, end) = (minute_from(&quiet.start), minute_from(&quiet.end));
-    faults.require(start.is_some(), "quiet_hours.start", "must be HH:MM, 00:00 to 23:59");
-    faults.require(end.is_some(), "quiet_hours.end", "must be HH:MM, 00:00 to 23:59");
-    start.zip(end).map(|(start, end)| QuietHours { start, end })
 }
 
 fn contact_points(
@@ -163,82 +88,15 @@ fn consents(entries: Vec<proto::Consent>, now: Timestamp, faults: &mut Violation
     faults.require(entries.len() <= CONSENTS_MAX, "consents", "has more than 64 entries");
     let mut checked: Vec<ConsentUpsert> = Vec::new();
     for (index, entry) in entries.into_iter().enumerate().take(CONSENTS_MAX) {
-        let field = |name: &str| format!("consents[{index}].{name}");
-        let channel = faults.required_word(&field("channel"), entry.channel, channel_from);
-        let purpose = faults.required_word(&field("purpose"), entry.purpose, purpose_from);
-        faults.require(entry.given_at.is_some(), &field("given_at"), "is required");
-        let given_at = faults.timestamp(&field("given_at"), entry.given_at);
-        faults.past(&field("given_at"), given_at, now);
-        faults.opaque(&field("recorded_by"), &entry.recorded_by);
-        faults.require(!entry.how.is_empty(), &field("how"), "is required");
-        check_text(&field("how"), &entry.how, HOW_MAX_CHARS, faults);
-        if let (Some(channel), Some(purpose), Some(given_at)) = (channel, purpose, given_at) {
-            let new = checked.iter().all(|named| (named.channel, named.purpose) != (channel, purpose));
-            faults.require(new, &field("purpose"), "names a channel and purpose a second time");
-            checked.push(ConsentUpsert {
-                channel,
-                purpose,
-                granted: entry.granted,
-                given_at,
-                recorded_by: entry.recorded_by,
-                how: entry.how,
-            });
+        let field = format!("consents[{index}]");
+        if let Some(entry) = consent(&field, entry, now, faults) {
+            let named = |one: &ConsentUpsert| (one.channel, one.purpose) == (entry.channel, entry.purpose);
+            let new = !checked.iter().any(named);
+            faults.require(new, &format!("{field}.purpose"), "names a channel and purpose a second time");
+            checked.push(entry);
         }
     }
     checked
-}
-
-fn check_text(field: &str, text: &str, max_chars: usize, faults: &mut Violations) {
-    faults.require(
-        text.chars().count() <= max_chars,
-        field,
-        &format!("has more than {max_chars} characters"),
-    );
-    faults.require(!text.chars().any(char::is_control), field, "has a control character");
-}
-
-fn shown(view: RecipientView) -> proto::Recipient {
-    proto::Recipient {
-        recipient_id: view.external_id,
-        patients: view
-            .patients
-            .into_iter()
-            .map(|(patient, relation)| proto::PatientLink {
-                patient_id: patient.as_str().to_owned(),
-                relation: relation_to(relation).into(),
-            })
-            .collect(),
-        locale: view.locale.unwrap_or_default(),
-        time_zone: view.time_zone.unwrap_or_default(),
-        quiet_hours: view.quiet_hours.map(quiet_hours_to),
-        channel_order: view.channel_order.into_iter().map(|channel| channel_to(channel).into()).collect(),
-        contact_points: view
-            .contact_points
-            .into_iter()
-            .map(|point| proto::MaskedContactPoint {
-                channel: channel_to(point.channel).into(),
-                masked_address: masked(point.channel, &point.address),
-                verified_at: point.verified_at.map(timestamp_to),
-                retired_at: point.retired_at.map(timestamp_to),
-                retired_reason: point.retired_why.unwrap_or_default(),
-            })
-            .collect(),
-        consents: view
-            .consents
-            .into_iter()
-            .map(|consent| proto::Consent {
-                channel: channel_to(consent.channel).into(),
-                purpose: purpose_to(consent.purpose).into(),
-                granted: consent.granted,
-                given_at: Some(timestamp_to(consent.given_at)),
-                recorded_by: consent.recorded_by,
-                how: consent.how,
-            })
-            .collect(),
-        erased: view.erased,
-        created_at: Some(timestamp_to(view.created_at)),
-        updated_at: Some(timestamp_to(view.updated_at)),
-    }
 }
 
 #[cfg(test)]
@@ -246,6 +104,7 @@ mod tests {
     use jiff::SignedDuration;
 
     use super::*;
+    use crate::api::convert::timestamp_to;
     use crate::domain::{Channel, Purpose};
 
     fn now() -> Timestamp {

@@ -9,16 +9,15 @@ use jiff::Timestamp;
 use jiff::civil::Time;
 use uuid::Uuid;
 
-use super::error::RecordError;
+use super::Touch;
+use super::upsert_points::{lock_devices, write_contact_points};
 use crate::domain::{Channel, PatientId, Purpose, QuietHours, RecipientId, Redacted, Relation};
 use crate::metrics;
+use crate::record::error::RecordError;
 
 /// Recipients of one transaction, at most: it keeps a statement well below its
 /// time-out and the locks short.
 const CHUNK_MAX_RECIPIENTS: usize = 1000;
-
-/// `contact_point.retired_why` of a point that an upsert did not name.
-const NOT_NAMED: &str = "not_named";
 
 /// A recipient's whole state, as the portal knows it. Checked by the caller
 /// (`api`): identifiers opaque, addresses well-formed, zone and locale valid.
@@ -98,16 +97,30 @@ pub async fn upsert_many(pool: &Pool, recipients: &[RecipientUpsert]) -> Result<
         let by_id: BTreeMap<Uuid, &RecipientUpsert> =
             chunk.iter().map(|entry| (RecipientId::from_external(&entry.external_id).0, entry)).collect();
         let begun = Instant::now();
-        let outcomes = upsert_chunk(pool, &by_id).await?;
+        let outcomes = upsert_chunk(pool, &by_id, None).await?;
         metrics::statement("recipient_upsert", by_id.len(), begun.elapsed());
         results.extend(chunk.iter().map(|entry| outcomes[&RecipientId::from_external(&entry.external_id).0]));
     }
     Ok(results)
 }
 
+/// As [`upsert_many`], of one recipient, with a line in the audit log.
+///
+/// # Errors
+/// As [`RecordError`] tells; then nothing is written.
+pub async fn upsert(pool: &Pool, entry: &RecipientUpsert, caller: &str) -> Result<Upserted, RecordError> {
+    let touch = Touch { recipient: &entry.external_id, caller };
+    let begun = Instant::now();
+    let entries = BTreeMap::from([(touch.id().0, entry)]);
+    let outcomes = upsert_chunk(pool, &entries, Some(touch)).await?;
+    metrics::statement("recipient_upsert", 1, begun.elapsed());
+    Ok(outcomes[&touch.id().0])
+}
+
 async fn upsert_chunk(
     pool: &Pool,
     entries: &BTreeMap<Uuid, &RecipientUpsert>,
+    touch: Option<Touch<'_>>,
 ) -> Result<HashMap<Uuid, Upserted>, RecordError> {
     let mut client = pool.get().await?;
     let transaction = client.transaction().await.map_err(RecordError::at("recipient_upsert"))?;
@@ -120,8 +133,14 @@ async fn upsert_chunk(
         .map(|(id, entry)| (*id, *entry))
         .collect();
     write_links(&transaction, &written).await?;
+    if touch.is_some() {
+        lock_devices(&transaction, &written).await?;
+    }
     write_contact_points(&transaction, &written).await?;
     append_consents(&transaction, &written).await?;
+    if let Some(touch) = touch.filter(|_| !written.is_empty()) {
+        touch.audit(&transaction, "RecipientService/Upsert", None).await?;
+    }
     transaction.commit().await.map_err(RecordError::at("recipient_upsert"))?;
     Ok(outcomes)
 }
@@ -215,51 +234,6 @@ async fn write_links(
     Ok(())
 }
 
-const RETIRE_POINTS: &str = "
-UPDATE contact_point
-SET retired_at = now(), retired_why = $5
-WHERE recipient_id = ANY ($1) AND retired_at IS NULL
-  AND (recipient_id, channel, address) NOT IN (SELECT * FROM UNNEST($2::uuid[], $3::text[], $4::text[]))";
-
-// A point that was retired because it was not named is back when it is named. One
-// that a provider reported dead is back only when it was verified after that, so
-// that a portal which repeats an old state does not revive dead addresses.
-const UPSERT_POINTS: &str = "
-INSERT INTO contact_point AS old (recipient_id, channel, address, position, verified_at)
-SELECT * FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::timestamptz[])
-ON CONFLICT (recipient_id, channel, address) DO UPDATE
-SET position = excluded.position, verified_at = excluded.verified_at,
-    retired_at = CASE WHEN old.retired_why = $6 OR excluded.verified_at > old.retired_at
-                      THEN NULL ELSE old.retired_at END,
-    retired_why = CASE WHEN old.retired_why = $6 OR excluded.verified_at > old.retired_at
-                       THEN NULL ELSE old.retired_why END
-WHERE (old.position, old.verified_at) IS DISTINCT FROM (excluded.position, excluded.verified_at)
-   OR old.retired_why = $6";
-
-async fn write_contact_points(
-    transaction: &Transaction<'_>,
-    entries: &[(Uuid, &RecipientUpsert)],
-) -> Result<(), RecordError> {
-    let at = RecordError::at("recipient_contact_points");
-    let all: Vec<Uuid> = entries.iter().map(|(id, _)| *id).collect();
-    let points =
-        flatten(entries, |entry| &entry.contact_points, |point| (point.channel, point.address.expose()));
-    let ids: Vec<Uuid> = points.iter().map(|(id, _, _)| *id).collect();
-    let channels: Vec<&str> = points.iter().map(|(_, _, point)| point.channel.as_str()).collect();
-    let addresses: Vec<&str> = points.iter().map(|(_, _, point)| point.address.expose().as_str()).collect();
-    let positions: Vec<i16> = points.iter().map(|(_, position, _)| *position).collect();
-    let verified: Vec<Option<Timestamp>> = points.iter().map(|(_, _, point)| point.verified_at).collect();
-
-    let retire = transaction.prepare_cached(RETIRE_POINTS).await.map_err(&at)?;
-    transaction.execute(&retire, &[&all, &ids, &channels, &addresses, &NOT_NAMED]).await.map_err(&at)?;
-    let upsert = transaction.prepare_cached(UPSERT_POINTS).await.map_err(&at)?;
-    transaction
-        .execute(&upsert, &[&ids, &channels, &addresses, &positions, &verified, &NOT_NAMED])
-        .await
-        .map_err(&at)?;
-    Ok(())
-}
-
 // `recorded_at` is the time at which the recipient said so: an opt-out that came in
 // another way is not undone by a portal which repeats the consent of last year.
 const APPEND_CONSENTS: &str = "
@@ -305,7 +279,7 @@ async fn append_consents(
 /// The parts of all entries in one list, each with its recipient and its position
 /// there; of parts with the same key within a recipient the first counts, because a
 /// statement cannot write a row twice.
-fn flatten<'a, T, K: Hash + Eq>(
+pub(super) fn flatten<'a, T, K: Hash + Eq>(
     entries: &[(Uuid, &'a RecipientUpsert)],
     parts: impl Fn(&'a RecipientUpsert) -> &'a [T],
     key: impl Fn(&'a T) -> K,

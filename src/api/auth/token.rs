@@ -16,7 +16,7 @@ use super::keys::Keys;
 use super::recent::Digest;
 use super::{Caller, Scope};
 use crate::config;
-use crate::domain::ids::is_opaque;
+use crate::domain::ids::{is_opaque, is_own_caller};
 
 /// Bytes of a token.
 const TOKEN_MAX_BYTES: usize = 8 * 1024;
@@ -44,6 +44,8 @@ pub(super) enum TokenFault {
     NotYetValid,
     #[error("the bearer token's `sub` is not 1 to 64 characters of A-Z a-z 0-9 . _ : -")]
     Subject,
+    #[error("the bearer token's `sub` is a name of the service's own; no caller may have it")]
+    ReservedSubject,
     #[error(
         "the bearer token lacks one of `iss`, `aud`, `exp` and `sub`, or one of its claims has a wrong form"
     )]
@@ -66,6 +68,7 @@ impl TokenFault {
             Self::Expired => "token_expired",
             Self::NotYetValid => "token_not_yet_valid",
             Self::Subject => "token_subject",
+            Self::ReservedSubject => "token_subject_reserved",
             Self::Claims => "token_claims",
             Self::KeysAway => "keys_away",
         }
@@ -145,6 +148,9 @@ impl Tokens {
             decode::<Claims>(token, key, &self.validation(header.alg)).map_err(|e| fault(e.kind()))?.claims;
         if !is_opaque(&claims.sub) {
             return Err(TokenFault::Subject);
+        }
+        if is_own_caller(&claims.sub) {
+            return Err(TokenFault::ReservedSubject);
         }
         let scopes = [claims.scope, claims.scp].iter().flatten().flat_map(Words::scopes).collect();
         let verified = Verified {

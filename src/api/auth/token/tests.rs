@@ -133,7 +133,7 @@ async fn what_a_token_must_say_is_asked_for_claim_by_claim() {
     let signer = Signer::new("ec", Algorithm::ES256);
     let (_folder, tokens) = tokens_of(&[signer.jwk()]).await;
     type Change = fn(&mut Value);
-    let refused: [(Change, TokenFault); 14] = [
+    let refused: [(Change, TokenFault); 16] = [
         (|c| c["exp"] = json!(at(-10)), TokenFault::Expired),
         (|c| c["exp"] = json!(-1), TokenFault::Claims),
         (|c| c["exp"] = json!("soon"), TokenFault::Claims),
@@ -148,6 +148,8 @@ async fn what_a_token_must_say_is_asked_for_claim_by_claim() {
         (|c| c["sub"] = Value::Null, TokenFault::Claims),
         (|c| c["sub"] = json!("two words"), TokenFault::Subject),
         (|c| c["sub"] = json!(""), TokenFault::Subject),
+        (|c| c["sub"] = json!("cron"), TokenFault::ReservedSubject),
+        (|c| c["sub"] = json!("appointments"), TokenFault::ReservedSubject),
     ];
     for (change, fault) in refused {
         let claims = with(change);

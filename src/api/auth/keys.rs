@@ -159,6 +159,7 @@ pub(super) struct Keys {
     source: Source,
     stale_max: Duration,
     known: RwLock<Option<Known>>,
+    reading: Mutex<()>,
     asked: Mutex<Option<Instant>>,
     waiting: Semaphore,
 }
@@ -182,6 +183,7 @@ impl Keys {
             source,
             stale_max: Duration::from_millis(config.jwks_stale_max_ms),
             known: RwLock::new(None),
+            reading: Mutex::new(()),
             asked: Mutex::new(None),
             waiting: Semaphore::new(WAITING_MAX),
         })))
@@ -198,9 +200,11 @@ impl Keys {
         known.as_ref().filter(|known| known.read_at.elapsed() <= self.stale_max).map(|k| Arc::clone(&k.set))
     }
 
-    /// Reads the source. True when the keys are other ones than before. The error is
-    /// for people; the keys are then what they were.
+    /// Reads the source, one reading at a time: a slow old answer must not replace a
+    /// newer one. True when the keys are other ones than before. The error is for
+    /// people; the keys are then what they were.
     pub(super) async fn reread(&self) -> Result<bool, String> {
+        let _alone = self.reading.lock().await;
         let read_at = Instant::now();
         let source = self.source.read().await?;
         if let Some(known) = self.known.write().as_mut().filter(|known| known.set.source == source) {

@@ -1,7 +1,7 @@
 //! Tokens and keys: what is taken, what is refused, and how keys come and go.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -255,22 +255,30 @@ struct Issuer {
     url: String,
     answer: Arc<Mutex<(StatusCode, String)>>,
     asked: Arc<AtomicUsize>,
+    /// How long the next answer takes; only that one.
+    delay_ms: Arc<AtomicU64>,
 }
 
 impl Issuer {
     async fn start() -> Self {
         let answer = Arc::new(Mutex::new((StatusCode::SERVICE_UNAVAILABLE, String::new())));
         let asked = Arc::new(AtomicUsize::new(0));
-        let (current, count) = (Arc::clone(&answer), Arc::clone(&asked));
+        let delay_ms = Arc::new(AtomicU64::new(0));
+        let (current, count, delay) = (Arc::clone(&answer), Arc::clone(&asked), Arc::clone(&delay_ms));
         let handler = move || {
+            let answer = current.lock().clone();
+            let delay = Duration::from_millis(delay.swap(0, Ordering::Relaxed));
             count.fetch_add(1, Ordering::Relaxed);
-            std::future::ready(current.lock().clone())
+            async move {
+                tokio::time::sleep(delay).await;
+                answer
+            }
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
         let router = Router::new().route("/keys", get(handler));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { url, answer, asked }
+        Self { url, answer, asked, delay_ms }
     }
 
     fn has(&self, keys: &[Value]) {
@@ -280,6 +288,26 @@ impl Issuer {
     fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
+}
+
+#[tokio::test]
+async fn a_slow_old_answer_does_not_replace_newer_keys() {
+    let issuer = Issuer::start().await;
+    let config = config::Auth { jwks_url: issuer.url.clone(), ..config() };
+    let keys = Keys::new(&config).unwrap().unwrap();
+    let (old, new) = (Signer::new("old", Algorithm::ES256), Signer::new("new", Algorithm::ES256));
+    issuer.has(&[old.jwk()]);
+    issuer.delay_ms.store(300, Ordering::Relaxed);
+    let later = async {
+        while issuer.asked() == 0 {
+            tokio::task::yield_now().await;
+        }
+        issuer.has(&[new.jwk()]);
+        keys.reread().await
+    };
+    let (first, second) = tokio::join!(keys.reread(), later);
+    assert_eq!((first, second), (Ok(true), Ok(true)));
+    assert!(keys.current().unwrap().find(Some("new"), Algorithm::ES256).is_some());
 }
 
 #[tokio::test]

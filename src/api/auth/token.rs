@@ -52,6 +52,8 @@ pub(super) enum TokenFault {
     Claims,
     #[error("the keys that tokens are checked with are away")]
     KeysAway,
+    #[error("the bearer token's key (`kid`) is not known, and may be new")]
+    KeyNotLookedFor,
 }
 
 impl TokenFault {
@@ -71,6 +73,7 @@ impl TokenFault {
             Self::ReservedSubject => "token_subject_reserved",
             Self::Claims => "token_claims",
             Self::KeysAway => "keys_away",
+            Self::KeyNotLookedFor => "token_key_not_looked_for",
         }
     }
 }
@@ -137,13 +140,14 @@ impl Tokens {
             return if now_s() <= known.good_until_s { Ok(known.caller) } else { Err(TokenFault::Expired) };
         }
         let header = header(token)?;
-        let set = if set.find(header.kid.as_deref(), header.alg).is_some() {
-            set
+        let (set, missing) = if set.find(header.kid.as_deref(), header.alg).is_some() {
+            (set, TokenFault::UnknownKey)
         } else {
-            self.keys.look_for_new().await;
-            self.keys.current().ok_or(TokenFault::KeysAway)?
+            let looked = self.keys.look_for_new().await;
+            let missing = if looked { TokenFault::UnknownKey } else { TokenFault::KeyNotLookedFor };
+            (self.keys.current().ok_or(TokenFault::KeysAway)?, missing)
         };
-        let key = set.find(header.kid.as_deref(), header.alg).ok_or(TokenFault::UnknownKey)?;
+        let key = set.find(header.kid.as_deref(), header.alg).ok_or(missing)?;
         let claims =
             decode::<Claims>(token, key, &self.validation(header.alg)).map_err(|e| fault(e.kind()))?.claims;
         if !is_opaque(&claims.sub) {

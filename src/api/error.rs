@@ -35,6 +35,14 @@ pub enum ApiError {
     /// What proves who calls cannot be checked now.
     #[error("the keys that callers are checked with are away; come back later")]
     KeysAway,
+    /// The key that proves who calls is not known, and the issuer was not asked for it:
+    /// that is done now and then only. Whoever makes keys up gets this too, so it is
+    /// neither logged nor counted as a dependency that is away.
+    #[error("the key that the call is signed with is not known yet; come back later")]
+    KeyNotLookedFor {
+        /// When the issuer may be asked again.
+        retry_after: Duration,
+    },
     /// The caller may not do this.
     #[error("caller lacks the scope {0}")]
     Forbidden(Scope),
@@ -166,6 +174,7 @@ impl ApiError {
             | Self::Record(RecordError::Bug(_))
             | Self::Invalid(_)
             | Self::Unauthenticated(_)
+            | Self::KeyNotLookedFor { .. }
             | Self::Forbidden(_)
             | Self::OverQuota { .. }
             | Self::Exists { .. }
@@ -198,6 +207,10 @@ impl ApiError {
             Self::Unauthenticated(_) => Disposition::told(Code::Unauthenticated, "UNAUTHENTICATED"),
             Self::KeysAway => Disposition {
                 retry_after: Some(RETRY_AFTER),
+                ..Disposition::told(Code::Unavailable, "KEYS_UNAVAILABLE")
+            },
+            Self::KeyNotLookedFor { retry_after } => Disposition {
+                retry_after: Some(*retry_after),
                 ..Disposition::told(Code::Unavailable, "KEYS_UNAVAILABLE")
             },
             Self::Forbidden(_) => Disposition::told(Code::PermissionDenied, "SCOPE_MISSING"),
@@ -310,6 +323,11 @@ mod tests {
         let passing = [
             (ApiError::NotYetProcessed, Code::Unavailable, "NOT_YET_PROCESSED"),
             (ApiError::KeysAway, Code::Unavailable, "KEYS_UNAVAILABLE"),
+            (
+                ApiError::KeyNotLookedFor { retry_after: Duration::from_secs(10) },
+                Code::Unavailable,
+                "KEYS_UNAVAILABLE",
+            ),
             (ApiError::Overloaded, Code::ResourceExhausted, "OVERLOADED"),
             (WatchError::Broker("x".into()).into(), Code::Unavailable, "BROKER_UNAVAILABLE"),
             (WatchError::Lagged.into(), Code::Aborted, "WATCH_LAGGED"),

@@ -9,7 +9,7 @@ use tonic_types::FieldViolation;
 use uuid::Uuid;
 
 use super::error::ApiError;
-use crate::domain::ids::is_opaque;
+use crate::domain::ids::{is_opaque, is_own_caller};
 use crate::domain::{Channel, NotificationId, PatientId};
 
 /// Metadata entry with the caller's name, where callers are not authenticated.
@@ -148,6 +148,8 @@ impl Violations {
         };
         let name = entry.to_str().unwrap_or_default();
         self.opaque(CALLER_ENTRY, name);
+        let own = "is a name of the service's own; no caller may have it";
+        self.require(!is_own_caller(name), CALLER_ENTRY, own);
         name.to_owned()
     }
 
@@ -233,6 +235,10 @@ mod tests {
         assert!(violations.finish().is_ok());
         metadata.insert(CALLER_ENTRY, "portal backend".parse().unwrap());
         assert_eq!(faults(|v| drop(v.caller(&metadata))), 1);
+        for own in crate::domain::ids::OWN_CALLERS {
+            metadata.insert(CALLER_ENTRY, own.parse().unwrap());
+            assert_eq!(faults(|v| drop(v.caller(&metadata))), 1, "{own}");
+        }
     }
 
     #[test]

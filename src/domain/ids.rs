@@ -167,6 +167,16 @@ pub const REMINDER_CALLER: &str = "cron";
 /// Who asks for notices of appointments; the same for every backend that changes
 /// them, so that two which tell of the same change tell it once.
 pub const NOTICE_CALLER: &str = "appointments";
+/// Callers that are this service itself. Nobody else may have such a name: the
+/// idempotency keys of these can be worked out, so that it could take their
+/// notifications' ids before them.
+pub const OWN_CALLERS: [&str; 2] = [REMINDER_CALLER, NOTICE_CALLER];
+
+/// True for the name of a caller that is this service itself: one of [`OWN_CALLERS`].
+#[must_use]
+pub fn is_own_caller(name: &str) -> bool {
+    OWN_CALLERS.contains(&name)
+}
 
 /// The idempotency key of a reminder's request; see [`NotificationId::for_reminder`].
 #[must_use]

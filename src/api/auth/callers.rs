@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::limits::Limits;
 use super::{Caller, Scope, files};
 use crate::config;
-use crate::domain::ids::is_opaque;
+use crate::domain::ids::{is_opaque, is_own_caller};
 
 /// Bytes of the table.
 const TABLE_MAX_BYTES: usize = 1024 * 1024;
@@ -65,6 +65,9 @@ impl Callers {
     fn add(&mut self, name: &str, entry: &Entry, fault: &mut dyn FnMut(String)) {
         if !is_opaque(name) {
             fault("is no name: 1 to 64 characters of A-Z a-z 0-9 . _ : -".to_owned());
+        }
+        if is_own_caller(name) {
+            fault("is a name of the service's own; no caller may have it".to_owned());
         }
         let mut scopes = Vec::new();
         for word in &entry.scopes {
@@ -186,6 +189,8 @@ mod tests {
             calls_burst = 0
             ["two words"]
             scopes = ["batches:read"]
+            [cron]
+            [appointments]
             "#,
             default(),
         )
@@ -199,10 +204,12 @@ mod tests {
             "calls_burst",
             "is no name",
             "needs identities",
+            "[cron] is a name of the service's own",
+            "[appointments] is a name of the service's own",
         ] {
             assert!(faults.contains(expected), "{expected} is missing in\n{faults}");
         }
-        assert_eq!(faults.lines().count(), 6, "{faults}");
+        assert_eq!(faults.lines().count(), 8, "{faults}");
         let unknown = Callers::parse("[a]\nidentity = 'x'", default()).err().unwrap();
         assert!(unknown[0].contains("identity"), "{unknown:?}");
     }

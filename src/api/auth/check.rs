@@ -15,6 +15,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::transport::server::TcpConnectInfo;
 
+use super::keys::UNKNOWN_KEY_PAUSE;
 use super::methods::{self, Method};
 use super::quota::Allowance;
 use super::tls::Peer;
@@ -43,6 +44,9 @@ impl From<TokenFault> for Refusal {
     fn from(fault: TokenFault) -> Self {
         match fault {
             TokenFault::KeysAway => Self::new(fault.as_str(), ApiError::KeysAway),
+            TokenFault::KeyNotLookedFor => {
+                Self::new(fault.as_str(), ApiError::KeyNotLookedFor { retry_after: UNKNOWN_KEY_PAUSE })
+            }
             _ => Self::new(fault.as_str(), ApiError::Unauthenticated(fault.to_string())),
         }
     }

@@ -30,8 +30,8 @@ const KEYS_MAX: usize = 128;
 const RSA_MIN_BYTES: usize = 256;
 /// Between two readings that unknown keys ask for: whoever makes key ids up must not
 /// make us call the issuer each time.
-const UNKNOWN_KEY_PAUSE: Duration = Duration::from_secs(10);
-/// Calls that wait for such a reading at once; more are refused without waiting.
+pub(super) const UNKNOWN_KEY_PAUSE: Duration = Duration::from_secs(10);
+/// Calls that wait for such a reading at once; more are told to come back.
 const WAITING_MAX: usize = 64;
 /// Verified tokens that are remembered.
 const VERIFIED_MAX: usize = 16_384;
@@ -159,6 +159,7 @@ pub(super) struct Keys {
     source: Source,
     stale_max: Duration,
     known: RwLock<Option<Known>>,
+    reading: Mutex<()>,
     asked: Mutex<Option<Instant>>,
     waiting: Semaphore,
 }
@@ -182,6 +183,7 @@ impl Keys {
             source,
             stale_max: Duration::from_millis(config.jwks_stale_max_ms),
             known: RwLock::new(None),
+            reading: Mutex::new(()),
             asked: Mutex::new(None),
             waiting: Semaphore::new(WAITING_MAX),
         })))
@@ -198,9 +200,11 @@ impl Keys {
         known.as_ref().filter(|known| known.read_at.elapsed() <= self.stale_max).map(|k| Arc::clone(&k.set))
     }
 
-    /// Reads the source. True when the keys are other ones than before. The error is
-    /// for people; the keys are then what they were.
+    /// Reads the source, one reading at a time: a slow old answer must not replace a
+    /// newer one. True when the keys are other ones than before. The error is for
+    /// people; the keys are then what they were.
     pub(super) async fn reread(&self) -> Result<bool, String> {
+        let _alone = self.reading.lock().await;
         let read_at = Instant::now();
         let source = self.source.read().await?;
         if let Some(known) = self.known.write().as_mut().filter(|known| known.set.source == source) {
@@ -213,24 +217,27 @@ impl Keys {
     }
 
     /// A token names a key that is not known: perhaps it is new. Reads the source, at
-    /// most every 10 s whoever asks, and returns when that is done.
-    pub(super) async fn look_for_new(self: &Arc<Self>) {
-        let Ok(_place) = self.waiting.try_acquire() else { return };
+    /// most every 10 s whoever asks, and returns when that is done. False when it was
+    /// not read for this call: whether there is such a key is then not known.
+    pub(super) async fn look_for_new(self: &Arc<Self>) -> bool {
+        let Ok(_place) = self.waiting.try_acquire() else { return false };
         let keys = Arc::clone(self);
         // A caller that hangs up must not take the reading with it.
         let reading = tokio::spawn(async move {
             let mut asked = keys.asked.lock().await;
             if asked.is_some_and(|at| at.elapsed() < UNKNOWN_KEY_PAUSE) {
-                return;
+                return false;
             }
             *asked = Some(Instant::now());
-            match keys.reread().await {
+            let read = keys.reread().await;
+            match &read {
                 Ok(true) => tracing::info!("token keys have changed"),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(error, "token keys cannot be read; the last ones stay"),
             }
+            read.is_ok()
         });
-        // It does not panic; and if it did, the key stays unknown.
-        drop(reading.await);
+        // It does not panic; and if it did, nothing was read.
+        reading.await.unwrap_or(false)
     }
 }

@@ -3,9 +3,9 @@
 //! What is counted here is added to the database about once a second, off the way of
 //! the calls, and comes back as what all replicas have counted. So a caller may get
 //! through, beyond its quota, what it asks other replicas for within that second; and
-//! more while the database is away. Nothing is counted twice, and a restart forgets at
-//! most a second. A repeat of an idempotency key counts again: the front does not know
-//! it.
+//! more while the database is away. What was added without an answer is added again, so
+//! it may count twice, never less than once; a restart forgets at most a second. A repeat
+//! of an idempotency key counts again: the front does not know it.
 
 use std::collections::HashMap;
 use std::mem;
@@ -40,6 +40,14 @@ struct Count {
     known: i64,
     /// What the database has not been told.
     new: i64,
+    /// It has refused since the database was last asked: others may have given back.
+    refused: bool,
+}
+
+impl Count {
+    const fn of(day: Date) -> Self {
+        Self { day, known: 0, new: 0, refused: false }
+    }
 }
 
 #[derive(Default)]
@@ -63,6 +71,7 @@ impl Quotas {
             count.new += i64::from(wanted);
             return Ok(());
         }
+        count.refused = true;
         let midnight = now.date().tomorrow().and_then(|day| day.to_zoned(TimeZone::UTC));
         let left = midnight.map(|midnight| now.duration_until(&midnight)).unwrap_or_default();
         Err(ApiError::OverQuota {
@@ -76,12 +85,13 @@ impl Quotas {
         self.0.lock().count(caller, now.to_zoned(TimeZone::UTC).date()).new -= i64::from(taken);
     }
 
-    /// What the database has not been told; from here on it counts as told.
+    /// What the database has not been told; from here on it counts as told. A count that
+    /// refused is told with nothing new too: only the answer shows what others gave back.
     fn drain(&self) -> Vec<Asked> {
         let mut state = self.0.lock();
         let mut drained = mem::take(&mut state.late);
         for (caller, count) in &mut state.counts {
-            if count.new != 0 {
+            if mem::take(&mut count.refused) || count.new != 0 {
                 drained.push(Asked { day: count.day, caller: caller.clone(), notifications: count.new });
                 count.known += mem::take(&mut count.new);
             }
@@ -97,6 +107,7 @@ impl Quotas {
                 Some(count) => {
                     count.known -= asked.notifications;
                     count.new += asked.notifications;
+                    count.refused |= asked.notifications == 0;
                 }
                 None => state.late(asked),
             }
@@ -154,11 +165,11 @@ impl State {
         let known = self.counts.contains_key(caller);
         let name = if known || self.has_room(today) { caller } else { SHARED };
         if !self.counts.contains_key(name) {
-            self.counts.insert(name.to_owned(), Count { day: today, known: 0, new: 0 });
+            self.counts.insert(name.to_owned(), Count::of(today));
         }
         let count = self.counts.get_mut(name).expect("it was there, or has just been put in");
         if count.day < today {
-            let ended = mem::replace(count, Count { day: today, known: 0, new: 0 });
+            let ended = mem::replace(count, Count::of(today));
             if ended.new != 0 {
                 self.late(Asked { day: ended.day, caller: name.to_owned(), notifications: ended.new });
             }
@@ -287,6 +298,27 @@ mod tests {
         quotas.take("portal", 10, 1, now).unwrap();
         quotas.learn(total);
         assert!(quotas.take("portal", 10, 1, now).is_err(), "9 elsewhere and 1 here");
+    }
+
+    #[test]
+    fn what_others_gave_back_ends_a_refusal() {
+        let quotas = Quotas::default();
+        let now = at("2026-11-22T12:00:00Z");
+        let total = |notifications| Asked {
+            day: "2026-11-22".parse().unwrap(),
+            caller: "portal".into(),
+            notifications,
+        };
+        quotas.take("portal", 10, 1, now).unwrap();
+        quotas.drain();
+        quotas.learn(vec![total(10)]);
+        assert!(quotas.take("portal", 10, 1, now).is_err());
+        let asked = quotas.drain();
+        assert_eq!(asked, [total(0)], "nothing is added, and the answer tells");
+        quotas.undo(asked);
+        assert_eq!(quotas.drain(), [total(0)], "asked again when the database was away");
+        quotas.learn(vec![total(1)]);
+        quotas.take("portal", 10, 9, now).unwrap();
     }
 
     #[test]

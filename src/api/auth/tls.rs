@@ -3,9 +3,11 @@
 //!
 //! A client may come without a certificate: browsers, probes and providers do, and so
 //! does who has a token. One that no configured authority has signed ends the
-//! handshake. Certificates, key and authorities are read again on an interval; open
+//! handshake. Accepting never waits for a client: when too many handshakes are under
+//! way the oldest ends, for one that is meant takes milliseconds. Certificates, key and authorities are read again on an interval; open
 //! connections stay as they are until they are renewed.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -36,10 +39,11 @@ use crate::metrics;
 
 /// Bytes of a PEM file.
 const PEM_MAX_BYTES: usize = 1024 * 1024;
-/// Handshakes at once; further connections wait in the listener's queue.
+/// Handshakes at once, with secured connections that wait to be taken; a further one
+/// ends the oldest.
 const HANDSHAKES_MAX: usize = 256;
 /// Longest handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Secured connections that the server has not taken yet.
 const SECURED_MAX: usize = 64;
 /// Pause after a connection could not be accepted: no file handle is free.
@@ -93,9 +97,8 @@ impl Tls {
     }
 
     async fn accept(&self, listener: TcpListener, secured: mpsc::Sender<io::Result<Secured>>) {
-        let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let mut handshakes: VecDeque<AbortHandle> = VecDeque::with_capacity(HANDSHAKES_MAX);
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let (stream, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -106,8 +109,8 @@ impl Tls {
             };
             let acceptor = TlsAcceptor::from(Arc::clone(&self.current.read()));
             let secured = secured.clone();
-            tokio::spawn(async move {
-                let _place = place;
+            make_room(&mut handshakes);
+            let handshake = tokio::spawn(async move {
                 // An option that cannot be set costs a little time, nothing else.
                 let _ = stream.set_nodelay(true);
                 let fault = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
@@ -123,7 +126,20 @@ impl Tls {
                 metrics::call_refused("none", "tls_handshake");
                 tracing::debug!(fault, %address, "TLS handshake failed");
             });
+            handshakes.push_back(handshake.abort_handle());
         }
+    }
+}
+
+/// Forgets handshakes that have ended, and ends the oldest when there are too many.
+fn make_room(handshakes: &mut VecDeque<AbortHandle>) {
+    handshakes.retain(|handshake| !handshake.is_finished());
+    if handshakes.len() < HANDSHAKES_MAX {
+        return;
+    }
+    if let Some(oldest) = handshakes.pop_front() {
+        oldest.abort();
+        metrics::call_refused("none", "tls_handshake");
     }
 }
 
@@ -246,5 +262,53 @@ impl AsyncWrite for Secured {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::ClientConfig;
+    use rustls::pki_types::ServerName;
+    use tokio_rustls::TlsConnector;
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn silent_connections_do_not_keep_others_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(path("certificate.pem"), made.cert.pem()).unwrap();
+        std::fs::write(path("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        let config = config::Auth {
+            tls_certificate_file: path("certificate.pem"),
+            tls_key_file: path("key.pem"),
+            ..config::Config::from_defaults().auth
+        };
+        let tls = Arc::new(Tls::read(&config).unwrap().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = tls.incoming(listener, CancellationToken::new());
+
+        let mut silent = Vec::new();
+        for _ in 0..HANDSHAKES_MAX + 2 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").unwrap();
+        let meant = TcpStream::connect(address).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(client));
+        let both = async { tokio::join!(connector.connect(name, meant), incoming.next()) };
+        // Before a silent one's time is over.
+        let (client, server) = timeout(HANDSHAKE_TIMEOUT / 2, both).await.unwrap();
+        client.unwrap();
+        server.unwrap().unwrap();
     }
 }

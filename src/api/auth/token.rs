@@ -16,7 +16,7 @@ use super::keys::Keys;
 use super::recent::Digest;
 use super::{Caller, Scope};
 use crate::config;
-use crate::domain::ids::is_opaque;
+use crate::domain::ids::{is_opaque, is_own_caller};
 
 /// Bytes of a token.
 const TOKEN_MAX_BYTES: usize = 8 * 1024;
@@ -44,12 +44,16 @@ pub(super) enum TokenFault {
     NotYetValid,
     #[error("the bearer token's `sub` is not 1 to 64 characters of A-Z a-z 0-9 . _ : -")]
     Subject,
+    #[error("the bearer token's `sub` is a name of the service's own; no caller may have it")]
+    ReservedSubject,
     #[error(
         "the bearer token lacks one of `iss`, `aud`, `exp` and `sub`, or one of its claims has a wrong form"
     )]
     Claims,
     #[error("the keys that tokens are checked with are away")]
     KeysAway,
+    #[error("the bearer token's key (`kid`) is not known, and may be new")]
+    KeyNotLookedFor,
 }
 
 impl TokenFault {
@@ -66,8 +70,10 @@ impl TokenFault {
             Self::Expired => "token_expired",
             Self::NotYetValid => "token_not_yet_valid",
             Self::Subject => "token_subject",
+            Self::ReservedSubject => "token_subject_reserved",
             Self::Claims => "token_claims",
             Self::KeysAway => "keys_away",
+            Self::KeyNotLookedFor => "token_key_not_looked_for",
         }
     }
 }
@@ -134,17 +140,21 @@ impl Tokens {
             return if now_s() <= known.good_until_s { Ok(known.caller) } else { Err(TokenFault::Expired) };
         }
         let header = header(token)?;
-        let set = if set.find(header.kid.as_deref(), header.alg).is_some() {
-            set
+        let (set, missing) = if set.find(header.kid.as_deref(), header.alg).is_some() {
+            (set, TokenFault::UnknownKey)
         } else {
-            self.keys.look_for_new().await;
-            self.keys.current().ok_or(TokenFault::KeysAway)?
+            let looked = self.keys.look_for_new().await;
+            let missing = if looked { TokenFault::UnknownKey } else { TokenFault::KeyNotLookedFor };
+            (self.keys.current().ok_or(TokenFault::KeysAway)?, missing)
         };
-        let key = set.find(header.kid.as_deref(), header.alg).ok_or(TokenFault::UnknownKey)?;
+        let key = set.find(header.kid.as_deref(), header.alg).ok_or(missing)?;
         let claims =
             decode::<Claims>(token, key, &self.validation(header.alg)).map_err(|e| fault(e.kind()))?.claims;
         if !is_opaque(&claims.sub) {
             return Err(TokenFault::Subject);
+        }
+        if is_own_caller(&claims.sub) {
+            return Err(TokenFault::ReservedSubject);
         }
         let scopes = [claims.scope, claims.scp].iter().flatten().flat_map(Words::scopes).collect();
         let verified = Verified {

@@ -1,7 +1,7 @@
 //! Tokens and keys: what is taken, what is refused, and how keys come and go.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -133,7 +133,7 @@ async fn what_a_token_must_say_is_asked_for_claim_by_claim() {
     let signer = Signer::new("ec", Algorithm::ES256);
     let (_folder, tokens) = tokens_of(&[signer.jwk()]).await;
     type Change = fn(&mut Value);
-    let refused: [(Change, TokenFault); 14] = [
+    let refused: [(Change, TokenFault); 16] = [
         (|c| c["exp"] = json!(at(-10)), TokenFault::Expired),
         (|c| c["exp"] = json!(-1), TokenFault::Claims),
         (|c| c["exp"] = json!("soon"), TokenFault::Claims),
@@ -148,6 +148,8 @@ async fn what_a_token_must_say_is_asked_for_claim_by_claim() {
         (|c| c["sub"] = Value::Null, TokenFault::Claims),
         (|c| c["sub"] = json!("two words"), TokenFault::Subject),
         (|c| c["sub"] = json!(""), TokenFault::Subject),
+        (|c| c["sub"] = json!("cron"), TokenFault::ReservedSubject),
+        (|c| c["sub"] = json!("appointments"), TokenFault::ReservedSubject),
     ];
     for (change, fault) in refused {
         let claims = with(change);
@@ -253,22 +255,30 @@ struct Issuer {
     url: String,
     answer: Arc<Mutex<(StatusCode, String)>>,
     asked: Arc<AtomicUsize>,
+    /// How long the next answer takes; only that one.
+    delay_ms: Arc<AtomicU64>,
 }
 
 impl Issuer {
     async fn start() -> Self {
         let answer = Arc::new(Mutex::new((StatusCode::SERVICE_UNAVAILABLE, String::new())));
         let asked = Arc::new(AtomicUsize::new(0));
-        let (current, count) = (Arc::clone(&answer), Arc::clone(&asked));
+        let delay_ms = Arc::new(AtomicU64::new(0));
+        let (current, count, delay) = (Arc::clone(&answer), Arc::clone(&asked), Arc::clone(&delay_ms));
         let handler = move || {
+            let answer = current.lock().clone();
+            let delay = Duration::from_millis(delay.swap(0, Ordering::Relaxed));
             count.fetch_add(1, Ordering::Relaxed);
-            std::future::ready(current.lock().clone())
+            async move {
+                tokio::time::sleep(delay).await;
+                answer
+            }
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
         let router = Router::new().route("/keys", get(handler));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { url, answer, asked }
+        Self { url, answer, asked, delay_ms }
     }
 
     fn has(&self, keys: &[Value]) {
@@ -278,6 +288,26 @@ impl Issuer {
     fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
+}
+
+#[tokio::test]
+async fn a_slow_old_answer_does_not_replace_newer_keys() {
+    let issuer = Issuer::start().await;
+    let config = config::Auth { jwks_url: issuer.url.clone(), ..config() };
+    let keys = Keys::new(&config).unwrap().unwrap();
+    let (old, new) = (Signer::new("old", Algorithm::ES256), Signer::new("new", Algorithm::ES256));
+    issuer.has(&[old.jwk()]);
+    issuer.delay_ms.store(300, Ordering::Relaxed);
+    let later = async {
+        while issuer.asked() == 0 {
+            tokio::task::yield_now().await;
+        }
+        issuer.has(&[new.jwk()]);
+        keys.reread().await
+    };
+    let (first, second) = tokio::join!(keys.reread(), later);
+    assert_eq!((first, second), (Ok(true), Ok(true)));
+    assert!(keys.current().unwrap().find(Some("new"), Algorithm::ES256).is_some());
 }
 
 #[tokio::test]
@@ -303,12 +333,17 @@ async fn keys_rotate_at_their_address_and_nobody_can_make_us_ask_often() {
     let calls = (0..20).map(|_| tokens.caller(&new_token));
     assert!(futures::future::join_all(calls).await.iter().all(Result::is_ok));
     assert_eq!(issuer.asked(), before + 1);
-    assert_eq!(tokens.caller(&old_token).await, Err(TokenFault::UnknownKey), "also what was remembered");
+    assert_eq!(tokens.caller(&old_token).await, Err(TokenFault::KeyNotLookedFor), "also what was remembered");
     for id in ["made-up-1", "made-up-2"] {
         let made_up = Signer::new(id, Algorithm::ES256);
-        assert_eq!(tokens.caller(&made_up.sign(&claims())).await, Err(TokenFault::UnknownKey));
+        // It could be a new key: nobody has looked.
+        assert_eq!(tokens.caller(&made_up.sign(&claims())).await, Err(TokenFault::KeyNotLookedFor));
     }
     assert_eq!(issuer.asked(), before + 1, "at most once in ten seconds");
+    let other = Keys::new(&config).unwrap().unwrap();
+    other.reread().await.unwrap();
+    let other = Tokens::new(&config, other);
+    assert_eq!(other.caller(&old_token).await, Err(TokenFault::UnknownKey), "looked for in vain");
 
     *issuer.answer.lock() = (StatusCode::OK, "x".repeat(300 * 1024));
     assert!(keys.reread().await.unwrap_err().contains("more than"));

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use jiff::civil::time;
 use jiff::{SignedDuration, Timestamp};
 use patient_notify::api::convert::timestamp_to;
 use patient_notify::api::proto;
@@ -179,26 +178,30 @@ async fn looks_and_faults(client: &mut Client) {
 async fn a_reminder_is_sent_when_due_and_taken_back_when_it_no_longer_holds() {
     let world = World::new().await;
     let mut sleeper = sms_only(2);
-    sleeper.quiet_hours = Some(QuietHours { start: time(0, 0, 0, 0), end: time(23, 59, 0, 0) });
+    let now = Timestamp::now().in_tz("UTC").unwrap().time();
+    sleeper.time_zone = Some("UTC".to_owned());
+    sleeper.quiet_hours = Some(QuietHours {
+        start: now.wrapping_sub(SignedDuration::from_hours(6)),
+        end: now.wrapping_add(SignedDuration::from_hours(6)),
+    });
     world.load(&[sms_only(1), sleeper]).await;
     let roles = ready(&world, ["cron", "consumer-notification", "consumer-notification-update"]).await;
     let (_process, channel) = front(&world).await;
     let mut client = AppointmentServiceClient::new(channel.clone());
     let mut notifications = NotificationServiceClient::new(channel.clone());
 
-    // Due in a moment: 48 hours before a start in 48 hours and a second.
-    let due_soon = |id, number| proto::AppointmentServicePutRequest {
-        starts_at: from_now(SignedDuration::from_secs(48 * 3600 + 1)),
+    let with_one_reminder = |id, number| proto::AppointmentServicePutRequest {
         reminder_offsets: vec![hours(48)],
         notify: true,
-        ..wish(id, number, 48)
+        ..wish(id, number, 60)
     };
-    let (awake, asleep) = (due_soon("apt-1", 1), due_soon("apt-2", 2));
+    let (awake, asleep) = (with_one_reminder("apt-1", 1), with_one_reminder("apt-2", 2));
     let told = client.put(awake.clone()).await.unwrap().into_inner();
     let again = client.put(awake).await.unwrap().into_inner();
     assert_eq!(told.notice, again.notice, "the same notice");
     assert_eq!(told.notice.unwrap().notification_ids.len(), 1);
     client.put(proto::AppointmentServicePutRequest { notify: false, ..asleep.clone() }).await.unwrap();
+    what_is_planned_falls_due(&world).await;
 
     eventually("notice and reminder came", SOON, async || world.sandbox.log.len() == 2).await;
     let appointment = get(&mut client, "apt-1").await;
@@ -228,7 +231,7 @@ async fn a_reminder_is_sent_when_due_and_taken_back_when_it_no_longer_holds() {
     .await;
     until_state(&mut notifications, &fired, proto::State::Held).await;
     let moved = proto::AppointmentServicePutRequest {
-        starts_at: from_now(SignedDuration::from_hours(60)),
+        starts_at: from_now(SignedDuration::from_hours(70)),
         notify: false,
         ..asleep
     };
@@ -240,6 +243,13 @@ async fn a_reminder_is_sent_when_due_and_taken_back_when_it_no_longer_holds() {
         [(48, proto::ReminderState::Recalled, "moved"), (48, proto::ReminderState::Planned, "planned")]
     );
     stop(roles).await;
+}
+
+/// Hours pass for the reminders.
+async fn what_is_planned_falls_due(world: &World) {
+    let client = world.pool.get().await.unwrap();
+    let due = "UPDATE appointment_reminder SET due_at = now(), look_at = now() WHERE state = 'planned'";
+    client.execute(due, &[]).await.unwrap();
 }
 
 async fn get(client: &mut Client, id: &str) -> proto::Appointment {
@@ -327,12 +337,12 @@ async fn what_is_away_is_told_and_nothing_is_lost_over_it() {
 
     broker.proxy.cut().await;
     let wish = proto::AppointmentServicePutRequest {
-        starts_at: from_now(SignedDuration::from_secs(7201)),
         reminder_offsets: vec![hours(2)],
         notify: true,
-        ..wish("apt-1", 1, 2)
+        ..wish("apt-1", 1, 3)
     };
     assert_away(&client.put(within(CALL, wish.clone())).await.unwrap_err(), "BROKER_UNAVAILABLE");
+    what_is_planned_falls_due(&world).await;
     eventually("a reminder met the missing broker", SOON, async || {
         world.count("appointment_reminder WHERE owner IS NOT NULL").await == 1
     })

@@ -69,7 +69,8 @@ impl Hook {
             Some(Keyword::Help) => return Ok(Answer::Help),
             None => return Ok(Answer::Ignored),
         };
-        let owners = self.way.look(owners_of_number(&self.way.pool, &text.from), deadline).await?;
+        let look = owners_of_number(&self.way.pool, &text.from, granted);
+        let owners = self.way.look(look, deadline).await?;
         if owners.is_empty() {
             return Ok(Answer::Nobody);
         }

@@ -5,6 +5,18 @@
 -- stands with several children.
 CREATE INDEX contact_point_by_number ON contact_point (address) WHERE channel = 'sms';
 
+-- An opt-out of every purpose is known by its own word, which a START takes back. Those
+-- that are stored already have one word with the opt-outs of a single purpose; they are
+-- the ones of which one update entered several purposes.
+UPDATE consent k
+   SET how = 'opt_out_of_all'
+ WHERE NOT k.granted AND k.how = 'opt_out' AND k.update_id NOT LIKE 'given:%'
+   AND EXISTS (
+       SELECT FROM consent other
+        WHERE other.recorded_by = k.recorded_by AND other.update_id = k.update_id
+          AND other.recipient_id = k.recipient_id AND other.channel = k.channel
+          AND other.purpose <> k.purpose);
+
 -- A channel is paused while its row is here. Every process that sends looks at it
 -- about once a second.
 CREATE TABLE channel_pause (

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::fault::{Fault, Origin};
-use super::keys::Config;
+use super::keys::{Config, Secret};
 use super::kind::is_loopback_url;
 
 /// A rule between keys.
@@ -21,8 +21,16 @@ struct Together {
 /// dispatcher wants 5 s of it for the record, and the way there takes time too.
 const LEASE_MARGIN_MS: u64 = 10_000;
 
+/// Shortest key that signs links.
+const SIGNING_KEY_MIN_CHARS: usize = 32;
+
 const fn outlasts(config: &Config, timeout_ms: u64) -> bool {
     config.processor.lease_ms >= 2 * timeout_ms + LEASE_MARGIN_MS
+}
+
+/// A key that is set cannot be guessed.
+fn is_long(key: &Secret) -> bool {
+    key.expose().is_empty() || key.expose().chars().count() >= SIGNING_KEY_MIN_CHARS
 }
 
 const fn together(keys: &'static [&'static str], holds: fn(&Config) -> bool, must: &'static str) -> Together {
@@ -135,8 +143,18 @@ const RULES: &[Together] = &[
     ),
     together(
         &["email.unsubscribe_key", "email.unsubscribe_base_url"],
-        |c| c.email.unsubscribe_base_url.is_empty() || c.email.unsubscribe_key.expose().len() >= 32,
-        "a key of at least 32 characters with an address for links: whoever guesses it can unsubscribe anybody",
+        |c| c.email.unsubscribe_base_url.is_empty() || !c.email.unsubscribe_key.expose().is_empty(),
+        "a key with an address for links: they are signed",
+    ),
+    together(
+        &["email.unsubscribe_key"],
+        |c| is_long(&c.email.unsubscribe_key),
+        "at least 32 characters, or empty: whoever guesses it can unsubscribe anybody",
+    ),
+    together(
+        &["email.unsubscribe_previous_key"],
+        |c| is_long(&c.email.unsubscribe_previous_key),
+        "at least 32 characters, or empty: whoever guesses it can unsubscribe anybody",
     ),
     together(
         &["email.smtp_tls", "email.username"],

@@ -14,10 +14,12 @@ use crate::domain::{Channel, DeliveryId, NotificationId, Purpose, RecipientId, R
 /// Recipients that one number may belong to, at most; the oldest ones.
 const OWNERS_MAX: i64 = 1000;
 
-/// Retired and unverified numbers count too: whoever writes from one means it.
+/// To end texts, retired and unverified numbers count too: whoever writes from one means it.
+/// To get them again, only a number in force does: a retired one may be a stranger's by now.
 const OWNERS: &str = "
 SELECT r.external_id FROM contact_point c JOIN recipient r USING (recipient_id)
  WHERE c.channel = 'sms' AND c.address = $1 AND r.erased_at IS NULL
+   AND (NOT $3::bool OR (c.retired_at IS NULL AND c.verified_at IS NOT NULL))
  ORDER BY r.created_at, r.recipient_id LIMIT $2";
 
 const ADDRESSEES: &str = "
@@ -56,12 +58,17 @@ pub struct Standing {
     pub entry: Option<(i64, bool)>,
 }
 
-/// The portal's identifiers of those with this phone number (E.164), at most 1,000.
+/// The portal's identifiers of those for whom this phone number (E.164) may speak, at most
+/// 1,000: with `granted`, a yes, only those whose number is verified and not retired.
 ///
 /// # Errors
 /// As [`RecordError`] tells.
-pub async fn owners_of_number(pool: &Pool, number: &Redacted<String>) -> Result<Vec<String>, RecordError> {
-    let rows = query(pool, "number_owners", OWNERS, &[number.expose(), &OWNERS_MAX]).await?;
+pub async fn owners_of_number(
+    pool: &Pool,
+    number: &Redacted<String>,
+    granted: bool,
+) -> Result<Vec<String>, RecordError> {
+    let rows = query(pool, "number_owners", OWNERS, &[number.expose(), &OWNERS_MAX, &granted]).await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 

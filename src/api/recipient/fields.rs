@@ -8,7 +8,7 @@ use crate::api::convert::{channel_from, minute_from, purpose_from};
 use crate::api::proto;
 use crate::api::validate::Violations;
 use crate::domain::{Channel, QuietHours, Redacted};
-use crate::record::recipients::ConsentUpsert;
+use crate::record::recipients::{ConsentUpsert, LEDGER_WORDS};
 
 const HOW_MAX_CHARS: usize = 200;
 const PAGE_SIZE: usize = 50;
@@ -62,6 +62,8 @@ pub(super) fn consent(
     let given_at = required_past(&field("given_at"), entry.given_at, now, faults);
     faults.opaque(&field("recorded_by"), &entry.recorded_by);
     how(&field("how"), &entry.how, faults);
+    let ours = LEDGER_WORDS.contains(&entry.how.as_str());
+    faults.require(!ours, &field("how"), "is a word that only this service enters; say it otherwise");
     Some(ConsentUpsert {
         channel: channel?,
         purpose: purpose?,

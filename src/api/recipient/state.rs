@@ -198,6 +198,15 @@ mod tests {
     }
 
     #[test]
+    fn what_only_the_ledger_enters_is_not_said_by_a_caller() {
+        for word in crate::record::recipients::LEDGER_WORDS {
+            let mut bad = message();
+            bad.consents[0].how = word.to_owned();
+            assert_eq!(faults(bad), ["consents[0].how"], "{word}");
+        }
+    }
+
+    #[test]
     fn nothing_may_be_named_twice_or_lie_in_the_future() {
         let mut bad = message();
         bad.patients.push(bad.patients[0].clone());

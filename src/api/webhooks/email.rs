@@ -10,17 +10,17 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::gate::Gate;
 use super::{Answer, CALLBACK_MAX, Way};
 use crate::config;
 use crate::domain::ids::is_opaque;
@@ -36,7 +36,7 @@ const SOURCE: &str = "sendgrid";
 const BODY_MAX_BYTES: usize = 1024 * 1024;
 /// Events of one call.
 const EVENTS_MAX: usize = 10_000;
-/// Calls in hand at once: with their bodies they may take 16 MiB before they are known.
+/// Signed calls in hand at once, 16 MiB with their bodies.
 const CONCURRENCY_MAX: usize = 16;
 /// Longest status code, in characters.
 const CODE_MAX_CHARS: usize = 64;
@@ -68,21 +68,19 @@ impl EmailEvents {
 struct Hook {
     events: EmailEvents,
     way: Way,
-    places: Semaphore,
+    gate: Gate,
 }
 
 pub(super) fn routes(events: EmailEvents, way: Way) -> Router {
-    Router::new()
-        .route("/webhooks/email", post(called))
-        .route_layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
-        .with_state(Arc::new(Hook { events, way, places: Semaphore::new(CONCURRENCY_MAX) }))
+    Router::new().route("/webhooks/email", post(called)).with_state(Arc::new(Hook {
+        events,
+        way,
+        gate: Gate::new(CONCURRENCY_MAX, BODY_MAX_BYTES),
+    }))
 }
 
 async fn called(State(hook): State<Arc<Hook>>, request: Request) -> Answer {
-    let answer = match hook.places.try_acquire() {
-        Err(_) => Answer::Overloaded,
-        Ok(_place) => hook.take(request).await.unwrap_or_else(|answer| answer),
-    };
+    let answer = hook.take(request).await.unwrap_or_else(|answer| answer);
     metrics::webhook("email", answer.as_str());
     answer
 }
@@ -97,12 +95,15 @@ impl Hook {
         if age.abs() > self.events.max_age {
             return Err(Answer::Old);
         }
-        let body = super::body(request, deadline).await?;
-        if !self.events.has_signed(&signed_at, &body, &signature) {
+        let call = self.gate.read(request).await?;
+        if !self.events.has_signed(&signed_at, &call.body, &signature) {
             return Err(Answer::BadSignature);
         }
+        let _place = self.gate.enter()?;
         let events: Vec<Value> =
-            serde_json::from_slice(&body).map_err(|_| Answer::BadBody(StatusCode::BAD_REQUEST))?;
+            serde_json::from_slice(&call.body).map_err(|_| Answer::BadBody(StatusCode::BAD_REQUEST))?;
+        // What it took as one of the unknown is for others again.
+        drop(call);
         if events.len() > EVENTS_MAX {
             return Err(Answer::BadBody(StatusCode::PAYLOAD_TOO_LARGE));
         }

@@ -8,14 +8,14 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::gate::Gate;
 use super::status::BODY_MAX_BYTES;
 use super::twilio::{self, SOURCE, Twilio};
 use super::{Answer, CALLBACK_MAX, Way};
@@ -34,21 +34,20 @@ struct Hook {
     twilio: Arc<Twilio>,
     help_reply: String,
     way: Way,
-    places: Semaphore,
+    gate: Gate,
 }
 
 pub(super) fn routes(twilio: Arc<Twilio>, help_reply: String, way: Way) -> Router {
-    Router::new()
-        .route("/webhooks/twilio/inbound", post(called))
-        .route_layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
-        .with_state(Arc::new(Hook { twilio, help_reply, way, places: Semaphore::new(CONCURRENCY_MAX) }))
+    Router::new().route("/webhooks/twilio/inbound", post(called)).with_state(Arc::new(Hook {
+        twilio,
+        help_reply,
+        way,
+        gate: Gate::new(CONCURRENCY_MAX, BODY_MAX_BYTES),
+    }))
 }
 
 async fn called(State(hook): State<Arc<Hook>>, request: Request) -> Response {
-    let answer = match hook.places.try_acquire() {
-        Err(_) => Answer::Overloaded,
-        Ok(_place) => hook.take(request).await.unwrap_or_else(|answer| answer),
-    };
+    let answer = hook.take(request).await.unwrap_or_else(|answer| answer);
     metrics::webhook("twilio_inbound", answer.as_str());
     match answer {
         Answer::Help => twiml(&hook.help_reply),
@@ -60,7 +59,8 @@ async fn called(State(hook): State<Arc<Hook>>, request: Request) -> Response {
 impl Hook {
     async fn take(&self, request: Request) -> Result<Answer, Answer> {
         let deadline = Instant::now() + CALLBACK_MAX;
-        let form = twilio::signed_form(&self.twilio, request, deadline).await?;
+        let form = twilio::signed_form(&self.twilio, &self.gate, request).await?;
+        let _place = self.gate.enter()?;
         let Some(text) = read(&form) else { return Ok(Answer::Unusable) };
         let granted = match text.keyword {
             Some(Keyword::OptOut) => false,
@@ -69,7 +69,8 @@ impl Hook {
             Some(Keyword::Help) => return Ok(Answer::Help),
             None => return Ok(Answer::Ignored),
         };
-        let owners = self.way.look(owners_of_number(&self.way.pool, &text.from), deadline).await?;
+        let look = owners_of_number(&self.way.pool, &text.from, granted);
+        let owners = self.way.look(look, deadline).await?;
         if owners.is_empty() {
             return Ok(Answer::Nobody);
         }

@@ -3,7 +3,7 @@
 //! `pat.notification-updates.v1`, and is answered once the broker has them.
 //!
 //! Anybody on the internet may call. So a call costs little until it has proved where it
-//! comes from, and each kind has places of its own: a flood of forged ones takes none
+//! comes from ([`gate`]), and each kind has places of its own: a flood of forged ones takes none
 //! from the gRPC callers, nor from another kind. Nothing of a call is logged, because it
 //! has the recipient's address.
 
@@ -11,9 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, FormRejection};
-use axum::extract::{Form, FromRequest as _, Request};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use deadpool_postgres::Pool;
@@ -28,6 +25,7 @@ use crate::metrics;
 use crate::record::RecordError;
 
 mod email;
+mod gate;
 mod inbound;
 mod status;
 #[cfg(test)]
@@ -176,19 +174,6 @@ pub(super) fn router(webhooks: Webhooks, updates: Publisher, pool: Pool) -> Rout
         router = router.merge(unsubscribe::routes(links, way));
     }
     router
-}
-
-/// The parameters of a form as they came, decoded.
-async fn form(request: Request, deadline: Instant) -> Result<twilio::Parameters, Answer> {
-    let read: Result<Form<twilio::Parameters>, FormRejection> =
-        timeout_at(deadline, Form::from_request(request, &())).await.map_err(|_| Answer::Slow)?;
-    read.map(|Form(form)| form).map_err(|rejection| Answer::BadBody(rejection.status()))
-}
-
-async fn body(request: Request, deadline: Instant) -> Result<Bytes, Answer> {
-    let read: Result<Bytes, BytesRejection> =
-        timeout_at(deadline, Bytes::from_request(request, &())).await.map_err(|_| Answer::Slow)?;
-    read.map_err(|rejection| Answer::BadBody(rejection.status()))
 }
 
 impl Way {

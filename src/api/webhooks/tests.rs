@@ -157,18 +157,30 @@ async fn a_broker_that_is_away_is_told_in_time() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_not_waited_for() {
+async fn a_body_that_does_not_come_is_not_waited_for_and_takes_no_place() {
     let bench = Bench::new().await;
-    let mut socket = TcpStream::connect(bench.address).await.unwrap();
     let head = format!(
-        "POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: {FORM}\r\ncontent-length: 9\r\n{}: x\r\n\r\n",
+        "POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: {FORM}\r\ncontent-length: 9\r\n\
+         expect: 100-continue\r\n{}: x\r\n\r\n",
         twilio::SIGNATURE
     );
-    socket.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = [0; 12];
-    socket.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 408");
-    assert!(bench.published().is_empty());
+    let mut sockets = Vec::new();
+    for _ in 0..2 * PLACES {
+        let mut socket = TcpStream::connect(bench.address).await.unwrap();
+        socket.write_all(head.as_bytes()).await.unwrap();
+        // The body is being waited for.
+        let mut asked = [0; 25];
+        socket.read_exact(&mut asked).await.unwrap();
+        assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+        sockets.push(socket);
+    }
+    assert_eq!(bench.call(&DELIVERED).await.0, 204, "what is not signed has no place");
+    for mut socket in sockets {
+        let mut answer = [0; 12];
+        socket.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 408");
+    }
+    assert_eq!(bench.published().len(), 1);
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! What Twilio calls: whether it has signed it, and what a status callback says.
 
 use aws_lc_rs::{constant_time, hmac};
-use axum::extract::Request;
+use axum::extract::rejection::FormRejection;
+use axum::extract::{Form, FromRequest as _, Request};
 use base64::Engine as _;
 use jiff::Timestamp;
-use tokio::time::Instant;
 
 use super::Answer;
+use super::gate::Gate;
 use crate::config;
 use crate::deliver::TWILIO_CALLBACK_OVERRIDES;
 use crate::domain::ids::is_opaque;
@@ -86,13 +87,16 @@ impl Twilio {
 /// The parameters of a call that Twilio has signed.
 pub(super) async fn signed_form(
     twilio: &Twilio,
+    gate: &Gate,
     request: Request,
-    deadline: Instant,
 ) -> Result<Parameters, Answer> {
     let signature = request.headers().get(SIGNATURE).cloned().ok_or(Answer::BadSignature)?;
     let uri = request.uri().clone();
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let form = super::form(request, deadline).await?;
+    let call = gate.read(request).await?;
+    let Form(form): Form<Parameters> = Form::from_request(call.into_request(), &())
+        .await
+        .map_err(|rejection: FormRejection| Answer::BadBody(rejection.status()))?;
     if twilio.has_signed(path, &form, signature.as_bytes()) { Ok(form) } else { Err(Answer::BadSignature) }
 }
 

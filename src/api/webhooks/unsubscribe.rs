@@ -7,15 +7,15 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::gate::Gate;
 use super::{Answer, CALLBACK_MAX, Way};
 use crate::deliver::UnsubscribeLinks;
 use crate::deliver::unsubscribe::Subscription;
@@ -36,14 +36,13 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'n
 struct Hook {
     links: UnsubscribeLinks,
     way: Way,
-    places: Semaphore,
+    gate: Gate,
 }
 
 pub(super) fn routes(links: UnsubscribeLinks, way: Way) -> Router {
     Router::new()
         .route("/webhooks/unsubscribe/{token}", get(looked).post(clicked))
-        .route_layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
-        .with_state(Arc::new(Hook { links, way, places: Semaphore::new(CONCURRENCY_MAX) }))
+        .with_state(Arc::new(Hook { links, way, gate: Gate::new(CONCURRENCY_MAX, BODY_MAX_BYTES) }))
 }
 
 async fn looked(State(hook): State<Arc<Hook>>, Path(token): Path<String>) -> Response {
@@ -54,10 +53,7 @@ async fn looked(State(hook): State<Arc<Hook>>, Path(token): Path<String>) -> Res
 }
 
 async fn clicked(State(hook): State<Arc<Hook>>, Path(token): Path<String>, request: Request) -> Response {
-    let answer = match hook.places.try_acquire() {
-        Err(_) => Answer::Overloaded,
-        Ok(_place) => hook.take(&token, request).await.unwrap_or_else(|answer| answer),
-    };
+    let answer = hook.take(&token, request).await.unwrap_or_else(|answer| answer);
     metrics::webhook("unsubscribe", answer.as_str());
     match answer {
         // It does not tell whether a recipient is there.
@@ -79,10 +75,10 @@ impl Hook {
         let deadline = Instant::now() + CALLBACK_MAX;
         let now = Timestamp::now();
         let what = self.links.read(token, now).ok_or(Answer::BadSignature)?;
-        let body = super::body(request, deadline).await?;
-        if !says_one_click(&body) {
+        if !says_one_click(&self.gate.read(request).await?.body) {
             return Err(Answer::Unusable);
         }
+        let _place = self.gate.enter()?;
         let look = standing(&self.way.pool, what.recipient_id, what.channel, what.purpose);
         let Some(standing) = self.way.look(look, deadline).await? else { return Ok(Answer::Nobody) };
         if matches!(standing.entry, Some((_, false))) {

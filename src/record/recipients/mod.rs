@@ -39,6 +39,10 @@ pub const CONTACT_POINTS_MAX: usize = 32;
 /// Patients of whom one recipient hears, and proxies of one patient.
 pub const LINKS_MAX: usize = 64;
 
+/// How a word came into the consent ledger that was said to us and not to a caller. By these
+/// the ledger knows what a START may take back, so no caller may use them.
+pub const LEDGER_WORDS: [&str; 4] = ["opt_in", "opt_out", "opt_out_of_all", "refused_by_provider"];
+
 /// `contact_point.retired_why` of an address that was taken away by a call.
 const REMOVED: &str = "removed";
 

@@ -7,6 +7,9 @@ use super::templates;
 use super::variables::{Kind, Language, Variable};
 use crate::domain::{Channel, DeliveryId, Purpose, Redacted};
 
+/// Longest value that the topics' records take; blanks at its ends count too.
+const VALUE_MAX_CHARS: usize = 500;
+
 /// One template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateInfo {
@@ -161,6 +164,10 @@ impl Renderer {
             let declared: Vec<(Language, &Variable)> = self.of_purpose(purpose, name).collect();
             unknown |= declared.is_empty();
             let longest = declared.iter().filter_map(|(_, variable)| max_chars(&variable.kind)).max();
+            if value.chars().count() > VALUE_MAX_CHARS {
+                faults.push(VariableFault { name: Some(name.clone()), problem: too_long() });
+                continue;
+            }
             let value = value.trim();
             let found = (!value.is_empty()).then(|| {
                 declared.iter().find_map(|(language, v)| problem(&v.kind, value, *language, longest))
@@ -197,6 +204,10 @@ pub(super) fn info(
 ) -> TemplateInfo {
     let variables = variables.iter().map(|(name, variable)| VariableInfo::of(name, variable)).collect();
     TemplateInfo { purpose, channel, locale, variables }
+}
+
+fn too_long() -> String {
+    format!("has more than {VALUE_MAX_CHARS} characters")
 }
 
 fn undeclared(names: &[&str]) -> String {

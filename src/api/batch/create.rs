@@ -146,6 +146,10 @@ mod tests {
             ..message()
         };
         let Err(ApiError::Invalid(faults)) = checked(bad) else { panic!("not refused") };
+        let padded = format!("flu_shots{}", " ".repeat(500));
+        let variables = [("topic".to_owned(), padded)].into();
+        let long = checked(proto::BatchServiceCreateRequest { variables, ..message() });
+        assert!(matches!(long, Err(ApiError::Invalid(_))), "the topic's record would not take it");
         assert_eq!(faults[0].field, "variables[topic]");
         assert!(!format!("{faults:?}").contains("CANARY"));
     }

@@ -123,10 +123,9 @@ impl Upload<'_> {
             header: batch.csv_header.clone(),
         });
         // What was taken already is passed over.
-        let known = csv.records.taken() - piece.offset;
-        if piece.offset < 0 || known < 0 {
-            return Err(gap(batch));
-        }
+        let offset = Some(piece.offset).filter(|&offset| (0..=csv.records.taken()).contains(&offset));
+        let Some(offset) = offset else { return Err(gap(batch)) };
+        let known = csv.records.taken() - offset;
         let known = usize::try_from(known).unwrap_or(usize::MAX).min(piece.content.len());
         let mut records = csv.records.push(&piece.content[known..], last).into_iter();
         if csv.header.is_none()

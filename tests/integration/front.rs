@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-use crate::harness::{BrokerProxy, Process, Proxy, World, eventually, patient, recipient};
+use crate::harness::{BrokerProxy, Process, Proxy, World, eventually, free_address, patient, recipient};
 use crate::recipients::state;
 use crate::tools::{get, read_topic};
 
@@ -41,12 +41,6 @@ async fn connect(world: &World) -> Channel {
 
 async fn connect_to(address: &str) -> Channel {
     Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
-}
-
-/// An address for another front of the same world.
-pub(crate) fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 pub(crate) fn wish(key: &str, number: u64) -> proto::NotificationServiceSendRequest {

@@ -9,8 +9,8 @@ use patient_notify::api::proto::notification_service_watch_request::Target;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
-use crate::front::{assert_away, free_address, front, front_with, of, reason, until_state, wish};
-use crate::harness::{BrokerProxy, Process, World, eventually, patient, ready, sms_only, stop};
+use crate::front::{assert_away, front, front_with, of, reason, until_state, wish};
+use crate::harness::{BrokerProxy, Process, World, eventually, free_address, patient, ready, sms_only, stop};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const STREAMS: &str = "patient_notify_grpc_streams{method=\"/patientnotify.v1.NotificationService/Watch\"}";

@@ -1,7 +1,6 @@
 //! Who may call: by a token, by a certificate, for what its scopes say, and not more
 //! often than it may.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use crate::front::{reason, wish};
-use crate::harness::{World, eventually};
+use crate::harness::{World, eventually, free_address};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const ISSUER: &str = "https://login.example.org";
@@ -170,10 +169,6 @@ async fn a_token_opens_what_its_scopes_say() {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_gets_more_than_its_rate_and_its_quota() {
     let mut world = World::new().await;
@@ -187,7 +182,7 @@ async fn nobody_gets_more_than_its_rate_and_its_quota() {
     );
     world.config.auth.callers_file = text(&callers);
     let first = world.role("app", |_| {});
-    let address = format!("127.0.0.1:{}", free_port());
+    let address = free_address();
     let second = world.role("app", |config| config.app.listen.clone_from(&address));
     first.ready().await;
     second.ready().await;

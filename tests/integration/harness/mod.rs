@@ -9,6 +9,7 @@
 mod kafka;
 mod news;
 mod people;
+mod ports;
 mod process;
 mod proxy;
 mod role;
@@ -18,6 +19,7 @@ mod world;
 pub use kafka::DeadLetter;
 pub use news::{cancelled, consent, delivery_of, engaged, notification_of, receipt, receipt_for};
 pub use people::{contact, only, patient, recipient, request, result, results, sms_only};
+pub use ports::{free_address, free_port};
 pub use process::Process;
 pub use proxy::{BrokerProxy, Proxy};
 pub use role::{RunningRole, ready, stop};

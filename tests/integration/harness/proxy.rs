@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::ports::free_port;
 use super::stack::Addresses;
 
 /// Longest wait for the server behind it.
@@ -31,7 +32,7 @@ struct Running {
 impl Proxy {
     /// Listens on a free port and forwards to `target` (`host:port`).
     pub async fn start(target: &str) -> Self {
-        Self::on_port(target, 0).await
+        Self::on_port(target, free_port()).await
     }
 
     async fn on_port(target: &str, port: u16) -> Self {

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use super::eventually;
 use super::kafka::{self, DeadLetter};
+use super::ports::{free_address, free_port};
 use super::process::Process;
 use super::role::RunningRole;
 use super::stack::Addresses;
@@ -87,15 +88,20 @@ impl World {
         let dir = TempDir::new().expect("a folder for a test's files");
         let id = &Uuid::new_v4().simple().to_string()[..8];
         let database = format!("t{id}");
-        let sandbox =
-            Sandbox::start(SandboxOptions::in_dir(dir.path())).await.expect("the providers' stand-ins");
+        let options = SandboxOptions {
+            sms_port: free_port(),
+            smtp_port: free_port(),
+            fcm_port: free_port(),
+            ..SandboxOptions::in_dir(dir.path())
+        };
+        let sandbox = Sandbox::start(options).await.expect("the providers' stand-ins");
         let mut config = short_times(Config::from_defaults());
         sandbox.apply_to(&mut config);
         config.kafka.bootstrap_servers.clone_from(&addresses.brokers);
         config.kafka.topic_prefix = format!("t{id}.");
         config.registry.url.clone_from(&addresses.registry_url);
         config.postgres.url = addresses.database_url(&database).into();
-        config.app.listen = format!("127.0.0.1:{}", free_port());
+        config.app.listen = free_address();
         config.metrics.listen = "127.0.0.1:0".to_owned();
 
         execute(&addresses.postgres_url, &format!("CREATE DATABASE {database}"))
@@ -428,9 +434,4 @@ async fn execute(url: &str, statement: &str) -> Result<(), tokio_postgres::Error
 
 async fn blocking<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(look).await.expect("a look that does not panic")
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("a bound address").port()
 }

@@ -1,15 +1,11 @@
 //! `cron`: what is done when its time has come. Reminders of appointments.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
-
+use super::wiring::{Publishing, Workers};
 use super::{Context, wiring};
-use crate::topic::encoder::Encoder;
-use crate::topic::producer::Producer;
-use crate::workers::reminders::{ReminderWorker, progress};
+use crate::workers::reminders::ReminderWorker;
 
 /// Runs until the context's shutdown. Any number of replicas share the work.
 ///
@@ -17,26 +13,19 @@ use crate::workers::reminders::{ReminderWorker, progress};
 /// When the configuration cannot be used, or an invariant breaks.
 pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let config = &ctx.config;
-    let fatal = CancellationToken::new();
     let store = wiring::store(&ctx)?;
     wiring::probe_database(&ctx, &store);
-    let producer = Arc::new(Producer::new(&config.kafka)?);
-    let publish_timeout = Duration::from_millis(config.kafka.produce_timeout_ms);
-    let turned = Arc::new(Mutex::new(Instant::now()));
-    let looked_at = Arc::clone(&turned);
-    ctx.health.add_liveness("reminders", move || progress(&looked_at, publish_timeout));
-    let worker = ReminderWorker {
+    let Publishing { producer, encoder, publish_timeout } = wiring::publishing(&ctx)?;
+    let mut workers = Workers::new(&ctx);
+    workers.go_round(ReminderWorker {
         store,
         producer: Arc::clone(&producer),
-        encoder: Encoder::new(&config.registry, &config.kafka.topic_prefix)?,
+        encoder,
         topic_prefix: config.kafka.topic_prefix.clone(),
         publish_timeout,
         batch_max: config.workers.batch_max_rows,
         poll_interval: Duration::from_millis(config.workers.poll_interval_ms),
-        turned,
-    };
-    worker.run(ctx.shutdown.clone(), fatal.clone()).await;
-    producer.flush(publish_timeout).await?;
-    anyhow::ensure!(!fatal.is_cancelled(), "an invariant is broken (see the log before this line)");
-    Ok(())
+    });
+    workers.ended().await?;
+    Ok(producer.flush(publish_timeout).await?)
 }

@@ -12,9 +12,13 @@ use super::Context;
 use crate::deliver::{Providers, Renderer};
 use crate::dispatch::{Dispatcher, Pauses, Recorder, RecorderOptions, Teller};
 use crate::domain::Channel;
+use crate::health::Health;
 use crate::metrics;
 use crate::plan::RetryPolicy;
 use crate::record::{Owner, RecordError, Store, pool};
+use crate::topic::encoder::Encoder;
+use crate::topic::producer::Producer;
+use crate::workers::rounds::{Turned, Worker, go_round};
 
 /// How long an outcome waits for company before it is written.
 const RECORD_LINGER: Duration = Duration::from_millis(5);
@@ -44,6 +48,79 @@ pub fn probe_database(ctx: &Context, store: &Store) {
             answers.store(store.ping().await.is_ok(), Ordering::Relaxed);
         }
     });
+}
+
+/// What publishes.
+pub struct Publishing {
+    /// The broker.
+    pub producer: Arc<Producer>,
+    /// Avro.
+    pub encoder: Encoder,
+    /// Longest time a produced record may wait for its acknowledgement.
+    pub publish_timeout: Duration,
+}
+
+/// The broker and the registry.
+///
+/// # Errors
+/// When `[kafka]` or `[registry]` cannot be used.
+pub fn publishing(ctx: &Context) -> anyhow::Result<Publishing> {
+    let config = &ctx.config;
+    Ok(Publishing {
+        producer: Arc::new(Producer::new(&config.kafka)?),
+        encoder: Encoder::new(&config.registry, &config.kafka.topic_prefix)?,
+        publish_timeout: Duration::from_millis(config.kafka.produce_timeout_ms),
+    })
+}
+
+/// A role's workers, side by side. When one ends, the others are stopped too.
+pub struct Workers {
+    /// Cancelled at a stop, and when one of them has ended.
+    pub stop: CancellationToken,
+    /// Cancelled by a broken invariant.
+    pub fatal: CancellationToken,
+    health: Arc<Health>,
+    tasks: JoinSet<()>,
+}
+
+impl Workers {
+    /// None yet.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            stop: ctx.shutdown.child_token(),
+            fatal: CancellationToken::new(),
+            health: Arc::clone(&ctx.health),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Starts one that goes round; liveness looks whether it still does.
+    pub fn go_round<W: Worker>(&mut self, worker: W) {
+        let (turned, limit) = (Turned::default(), worker.turn_timeout());
+        let looked_at = turned.clone();
+        self.health.add_liveness(W::NAME, move || looked_at.within(limit));
+        self.spawn(go_round(worker, turned, self.stop.clone(), self.fatal.clone()));
+    }
+
+    /// Starts one with a way of its own; it has to end at `stop` and at `fatal`.
+    pub fn spawn(&mut self, worker: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(worker);
+    }
+
+    /// Waits until all have ended, which is after the first one that does.
+    ///
+    /// # Errors
+    /// When an invariant broke, or a worker panicked.
+    pub async fn ended(mut self) -> anyhow::Result<()> {
+        let mut ended = Ok(());
+        while let Some(one) = self.tasks.join_next().await {
+            self.stop.cancel();
+            ended = ended.and(one);
+        }
+        ended?;
+        anyhow::ensure!(!self.fatal.is_cancelled(), "an invariant is broken (see the log before this line)");
+        Ok(())
+    }
 }
 
 /// Waits until what was decided is written down; bounded, because the database

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
+use super::wiring::Workers;
 use super::{Context, wiring};
 use crate::deliver::Providers;
 use crate::plan::Settings;
 use crate::workers::due::DueWorker;
-use crate::workers::paused;
+use crate::workers::paused::PausedWorker;
 
 /// Runs until the context's shutdown.
 ///
@@ -16,12 +15,13 @@ use crate::workers::paused;
 /// When the configuration cannot be used, or an invariant breaks.
 pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let config = &ctx.config;
-    let fatal = CancellationToken::new();
     let store = wiring::store(&ctx)?;
     wiring::probe_database(&ctx, &store);
     let providers = Providers::from_config(config)?;
-    let (dispatcher, recorders) = wiring::dispatcher(&ctx, &store, &fatal, providers, "wrk-notifications")?;
-    let released = tokio::spawn(paused::run(store.clone(), ctx.shutdown.clone(), fatal.clone()));
+    let mut workers = Workers::new(&ctx);
+    let (dispatcher, recorders) =
+        wiring::dispatcher(&ctx, &store, &workers.fatal, providers, "wrk-notifications")?;
+    workers.go_round(PausedWorker { store: store.clone() });
     let worker = DueWorker {
         config: config.workers.clone(),
         lease: Duration::from_millis(config.processor.lease_ms),
@@ -30,9 +30,8 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
         dispatcher,
         settings: Settings::new(&config.plan)?,
     };
-    worker.run(ctx.shutdown.clone(), fatal.clone()).await;
+    workers.spawn(worker.run(workers.stop.clone(), workers.fatal.clone()));
+    let ended = workers.ended().await;
     wiring::join_recorders(recorders, &ctx).await;
-    released.await?;
-    anyhow::ensure!(!fatal.is_cancelled(), "an invariant is broken (see the log before this line)");
-    Ok(())
+    ended
 }

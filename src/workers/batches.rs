@@ -7,14 +7,13 @@
 //! same keys, which are the same notifications.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
 use jiff::{SignedDuration, Timestamp};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::warn;
 
-use super::reminders::Turned;
+use super::rounds::{TURN_TIME, Worker};
 use crate::domain::{NotificationRequested, Redacted, Strategy, Urgency};
 use crate::metrics;
 use crate::record::batch_publish::{NextRow, TurnEnd};
@@ -28,9 +27,8 @@ use crate::topic::producer::Producer;
 const TURNS_PER_S: i64 = 4;
 /// Batches that one process publishes side by side.
 const BATCHES_MAX: i64 = 8;
-/// Pause while the database is away, and before a batch whose rows could not be published
-/// is looked at again.
-const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(1);
+/// Pause before a batch whose rows could not be published is looked at again.
+const PUBLISH_PAUSE: Duration = Duration::from_secs(1);
 /// What is left of a lease for moving the cursor.
 const RECORD_TIME: Duration = Duration::from_secs(5);
 
@@ -48,35 +46,24 @@ pub struct BatchPublisher {
     pub publish_timeout: Duration,
     /// Pause between looks when it is no batch's turn.
     pub poll_interval: Duration,
-    /// When it last turned.
-    pub turned: Turned,
+}
+
+impl Worker for BatchPublisher {
+    const NAME: &'static str = "batches";
+
+    async fn turn(&self) -> Result<Duration, RecordError> {
+        let next = self.publish_due().await?;
+        Ok(next.map_or(self.poll_interval, |next| next.min(self.poll_interval)))
+    }
+
+    fn turn_timeout(&self) -> Duration {
+        TURN_TIME.saturating_add(self.publish_timeout)
+    }
 }
 
 impl BatchPublisher {
-    /// Runs until `shutdown`; a turn that was begun is finished. A broken invariant cancels
-    /// `fatal`.
-    pub async fn run(self, shutdown: CancellationToken, fatal: CancellationToken) {
-        while !shutdown.is_cancelled() && !fatal.is_cancelled() {
-            *self.turned.lock() = Instant::now();
-            let pause = match self.turn().await {
-                Ok(next) => next.map_or(self.poll_interval, |next| next.min(self.poll_interval)),
-                Err(error @ RecordError::Unavailable(_)) => {
-                    metrics::unavailable("postgres");
-                    warn!(%error, "batches wait");
-                    UNAVAILABLE_PAUSE
-                }
-                Err(error @ RecordError::Bug(_)) => {
-                    error!(%error, "batches cannot be read; the process ends");
-                    fatal.cancel();
-                    return;
-                }
-            };
-            shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
-        }
-    }
-
     /// Publishes of each batch whose turn it is; how long until the next one's turn.
-    async fn turn(&self) -> Result<Option<Duration>, RecordError> {
+    async fn publish_due(&self) -> Result<Option<Duration>, RecordError> {
         let lease = self.publish_timeout.saturating_add(RECORD_TIME);
         let due = self.store.due_batches(BATCHES_MAX, lease).await?;
         let ends = try_join_all(due.iter().map(|(batch, was_due)| self.publish(batch, *was_due))).await?;
@@ -103,7 +90,7 @@ impl BatchPublisher {
         let published_to = acknowledged.checked_sub(1).map_or(batch.published_to, |last| rows[last].row);
         let published = i64::try_from(acknowledged).unwrap_or(i64::MAX);
         let end = if acknowledged < rows.len() {
-            TurnEnd::Again(later(now, UNAVAILABLE_PAUSE))
+            TurnEnd::Again(later(now, PUBLISH_PAUSE))
         } else if published < wanted {
             TurnEnd::Done
         } else {

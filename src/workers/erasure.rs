@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
-
-use crate::metrics;
+use super::rounds::Worker;
 use crate::record::{RecordError, Store};
 
 /// Pause between looks when nothing is due.
@@ -19,25 +16,10 @@ pub struct ErasureWorker {
     pub store: Store,
 }
 
-impl ErasureWorker {
-    /// Runs until `shutdown`. A broken invariant cancels `fatal`.
-    pub async fn run(self, shutdown: CancellationToken, fatal: CancellationToken) {
-        let mut pause = PAUSE;
-        while shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            pause = PAUSE;
-            match self.store.go_on_erasing(TURN).await {
-                Ok(true) => pause = Duration::ZERO,
-                Ok(false) => {}
-                Err(error @ RecordError::Unavailable(_)) => {
-                    metrics::unavailable("postgres");
-                    warn!(%error, "erasures wait");
-                }
-                Err(error @ RecordError::Bug(_)) => {
-                    error!(%error, "erasures cannot go on; the process ends");
-                    fatal.cancel();
-                    return;
-                }
-            }
-        }
+impl Worker for ErasureWorker {
+    const NAME: &'static str = "erasures";
+
+    async fn turn(&self) -> Result<Duration, RecordError> {
+        Ok(if self.store.go_on_erasing(TURN).await? { Duration::ZERO } else { PAUSE })
     }
 }

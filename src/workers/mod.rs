@@ -6,4 +6,5 @@ pub mod erasure;
 pub mod paused;
 pub mod relay;
 pub mod reminders;
+pub mod rounds;
 pub mod unmatched;

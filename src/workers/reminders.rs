@@ -3,14 +3,13 @@
 //! and is the same notification.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::warn;
 
+use super::rounds::{TURN_TIME, Worker};
 use crate::domain::appointment::{ReminderState, variables};
 use crate::domain::ids::{REMINDER_CALLER, reminder_key};
 use crate::domain::{
@@ -23,14 +22,10 @@ use crate::topic::encoder::Encoder;
 use crate::topic::names::{NOTIFICATION_UPDATES, NOTIFICATIONS};
 use crate::topic::producer::Producer;
 
-/// Pause while the database, the registry or the broker is away, and before a reminder
-/// that could not be published is looked at again.
-const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(1);
+/// Pause before a reminder that could not be published is looked at again.
+const PUBLISH_PAUSE: Duration = Duration::from_secs(1);
 /// What is left of a lease for writing down how its reminders ended.
 const RECORD_TIME: Duration = Duration::from_secs(5);
-/// A turn ends within a publish and this time for a few statements; one that lasts
-/// longer hangs.
-const TURN_TIME: Duration = Duration::from_secs(120);
 
 /// Publishes due reminders, and takes back those that no longer hold; any number of
 /// processes may.
@@ -49,52 +44,24 @@ pub struct ReminderWorker {
     pub batch_max: usize,
     /// Pause between looks when nothing was due.
     pub poll_interval: Duration,
-    /// When it last turned; see [`progress`].
-    pub turned: Turned,
 }
 
-/// When a worker last came round.
-pub type Turned = Arc<Mutex<Instant>>;
+impl Worker for ReminderWorker {
+    const NAME: &'static str = "reminders";
 
-/// The liveness check of a worker: an error once it has not come round for two minutes
-/// and the time of a publish.
-///
-/// # Errors
-/// A sentence for the probe.
-pub fn progress(turned: &Turned, publish_timeout: Duration) -> Result<(), String> {
-    let age = turned.lock().elapsed();
-    if age < TURN_TIME.saturating_add(publish_timeout) {
-        Ok(())
-    } else {
-        Err(format!("did not come round for {} s", age.as_secs()))
+    async fn turn(&self) -> Result<Duration, RecordError> {
+        let claimed = self.fire().await?;
+        Ok(if claimed == self.batch_max { Duration::ZERO } else { self.poll_interval })
+    }
+
+    fn turn_timeout(&self) -> Duration {
+        TURN_TIME.saturating_add(self.publish_timeout)
     }
 }
 
 impl ReminderWorker {
-    /// Runs until `shutdown`; what was begun is finished. A broken invariant cancels `fatal`.
-    pub async fn run(self, shutdown: CancellationToken, fatal: CancellationToken) {
-        while !shutdown.is_cancelled() && !fatal.is_cancelled() {
-            *self.turned.lock() = Instant::now();
-            let pause = match self.turn().await {
-                Ok(claimed) if claimed == self.batch_max => Duration::ZERO,
-                Ok(_) => self.poll_interval,
-                Err(error @ RecordError::Unavailable(_)) => {
-                    metrics::unavailable("postgres");
-                    warn!(%error, "reminders wait");
-                    UNAVAILABLE_PAUSE
-                }
-                Err(error @ RecordError::Bug(_)) => {
-                    error!(%error, "reminders cannot be read; the process ends");
-                    fatal.cancel();
-                    return;
-                }
-            };
-            shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
-        }
-    }
-
     /// Takes what is due; how many reminders that were.
-    async fn turn(&self) -> Result<usize, RecordError> {
+    async fn fire(&self) -> Result<usize, RecordError> {
         let lease = self.publish_timeout.saturating_add(RECORD_TIME);
         let due = self.store.due_reminders(self.batch_max, lease).await?;
         if due.is_empty() {
@@ -102,7 +69,7 @@ impl ReminderWorker {
         }
         let ends = join_all(due.iter().map(|reminder| self.end(reminder))).await;
         let ended: Vec<(&DueReminder, ReminderEnd)> = due.iter().zip(ends).collect();
-        let written = self.store.end_reminders(&ended, UNAVAILABLE_PAUSE).await?;
+        let written = self.store.end_reminders(&ended, PUBLISH_PAUSE).await?;
         for (_, end) in &ended {
             metrics::reminder(end.as_str());
         }
@@ -245,14 +212,5 @@ mod tests {
             assert_eq!(update.fact, Fact::Cancelled { notification_id: id, caller });
             assert_eq!(request.expires_at, Some(reminder().starts_at));
         }
-    }
-
-    #[test]
-    fn a_worker_that_hangs_is_found_out() {
-        let turned: Turned = Arc::new(Mutex::new(Instant::now()));
-        assert_eq!(progress(&turned, Duration::ZERO), Ok(()));
-        *turned.lock() = Instant::now().checked_sub(TURN_TIME).unwrap();
-        assert!(progress(&turned, Duration::ZERO).is_err());
-        assert_eq!(progress(&turned, Duration::from_secs(60)), Ok(()));
     }
 }

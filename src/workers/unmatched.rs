@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use parking_lot::Mutex;
+use tracing::warn;
 
+use super::rounds::Worker;
 use crate::decode::Decoder;
 use crate::domain::{NotificationUpdate, Redacted};
 use crate::metrics;
@@ -23,36 +24,35 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// Looks at kept updates again; any number of processes may.
 pub struct UnmatchedWorker {
-    /// The database.
-    pub store: Store,
-    /// Bytes → update.
-    pub decoder: Decoder,
-    /// How long an update may wait.
-    pub expiry: Duration,
+    store: Store,
+    decoder: Decoder,
+    expiry: Duration,
+    /// When those that have long expired were last forgotten.
+    pruned: Mutex<Option<Instant>>,
+}
+
+impl Worker for UnmatchedWorker {
+    const NAME: &'static str = "unmatched updates";
+
+    async fn turn(&self) -> Result<Duration, RecordError> {
+        let prunes = {
+            let mut pruned = self.pruned.lock();
+            let due = pruned.is_none_or(|at| at.elapsed() >= PRUNE_INTERVAL);
+            if due {
+                *pruned = Some(Instant::now());
+            }
+            due
+        };
+        self.look(prunes).await?;
+        Ok(PAUSE)
+    }
 }
 
 impl UnmatchedWorker {
-    /// Runs until `shutdown`. A broken invariant cancels `fatal`.
-    pub async fn run(self, shutdown: CancellationToken, fatal: CancellationToken) {
-        let mut pruned: Option<Instant> = None;
-        while shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_some() {
-            let prunes = pruned.is_none_or(|at| at.elapsed() >= PRUNE_INTERVAL);
-            if prunes {
-                pruned = Some(Instant::now());
-            }
-            match self.look(prunes).await {
-                Ok(()) => {}
-                Err(error @ RecordError::Unavailable(_)) => {
-                    metrics::unavailable("postgres");
-                    warn!(%error, "unmatched updates wait");
-                }
-                Err(error @ RecordError::Bug(_)) => {
-                    error!(%error, "unmatched updates cannot be looked at; the process ends");
-                    fatal.cancel();
-                    return;
-                }
-            }
-        }
+    /// Looks at what waits no longer than `expiry`.
+    #[must_use]
+    pub fn new(store: Store, decoder: Decoder, expiry: Duration) -> Self {
+        Self { store, decoder, expiry, pruned: Mutex::new(None) }
     }
 
     async fn look(&self, prunes: bool) -> Result<(), RecordError> {

@@ -6,9 +6,10 @@ mod put;
 
 use deadpool_postgres::Pool;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-use super::auth::Caller;
+use super::auth::{Allowance, Caller};
 use super::convert::{appointment_status_to, reminder_state_to, timestamp_to};
 use super::error::ApiError;
 use super::guard::Deadline;
@@ -21,6 +22,10 @@ use crate::domain::appointment::{Appointment, AppointmentStatus, Verdict};
 use crate::domain::{NotificationId, Redacted};
 use crate::record::appointments::{self, AppointmentView, Change, Changed, ListQuery, Outcome, ReminderView};
 
+/// Notices that one process publishes at once: each holds a connection to the database
+/// until the broker has acknowledged it.
+pub const NOTICES_MAX: usize = 4;
+
 /// Keeps appointments and their reminders.
 #[derive(Debug)]
 pub struct Appointments {
@@ -30,11 +35,13 @@ pub struct Appointments {
     pub pool: Pool,
     /// Offsets of reminders.
     pub config: config::Appointments,
+    /// Places for notices that are being published.
+    pub notices: Semaphore,
 }
 
 impl Appointments {
-    fn by<'a>(&self, caller: &'a Caller, action: &'static str) -> Change<'a> {
-        Change { caller: &caller.name, action, confirmed_max_s: self.config.confirmed_offset_max_s }
+    fn by<'a>(&self, caller: &'a Caller, action: &'static str, notify: bool) -> Change<'a> {
+        Change { caller: &caller.name, action, confirmed_max_s: self.config.confirmed_offset_max_s, notify }
     }
 
     /// Brings an appointment that must be there into another state.
@@ -68,16 +75,16 @@ impl proto::appointment_service_server::AppointmentService for Appointments {
         request: Request<proto::AppointmentServicePutRequest>,
     ) -> Result<Response<proto::AppointmentServicePutResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let caller = Caller::of(&request)?;
+        let (caller, allowance) = (Caller::of(&request)?, Allowance::of(&request));
         let message = request.into_inner();
         let notify = message.notify;
         let wanted = put::wanted(message, &self.config.reminder_offsets_s, Timestamp::now())?;
         let id = wanted.id.clone();
-        let change = self.by(&caller, "AppointmentService/Put");
+        let change = self.by(&caller, "AppointmentService/Put", notify);
         let changed = appointments::change(&self.pool, &id, change, |stored| Some(wanted.over(stored))).await;
         let (outcome, view) = stored(changed.map_err(ApiError::from)?)?;
         let told = notify && outcome != Outcome::Outdated;
-        let notice = notice::publish(&self.publisher, &view.appointment, told, deadline.for_work()).await?;
+        let notice = notice::publish(self, &view, told, &allowance, deadline.for_work()).await?;
         Ok(Response::new(proto::AppointmentServicePutResponse {
             appointment: Some(appointment_to(view)),
             outcome: outcome_to(outcome).into(),
@@ -108,14 +115,13 @@ impl proto::appointment_service_server::AppointmentService for Appointments {
         request: Request<proto::AppointmentServiceCancelRequest>,
     ) -> Result<Response<proto::AppointmentServiceCancelResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let caller = Caller::of(&request)?;
+        let (caller, allowance) = (Caller::of(&request)?, Allowance::of(&request));
         let message = request.into_inner();
         check_id(&message.appointment_id, message.expected_version)?;
-        let change = self.by(&caller, "AppointmentService/Cancel");
+        let change = self.by(&caller, "AppointmentService/Cancel", message.notify);
         let (id, expected) = (&message.appointment_id, message.expected_version);
         let view = self.set(change, id, expected, AppointmentStatus::Cancelled).await?;
-        let notice =
-            notice::publish(&self.publisher, &view.appointment, message.notify, deadline.for_work()).await?;
+        let notice = notice::publish(self, &view, message.notify, &allowance, deadline.for_work()).await?;
         Ok(Response::new(proto::AppointmentServiceCancelResponse {
             appointment: Some(appointment_to(view)),
             notice,
@@ -129,7 +135,7 @@ impl proto::appointment_service_server::AppointmentService for Appointments {
         let caller = Caller::of(&request)?;
         let message = request.into_inner();
         check_id(&message.appointment_id, message.expected_version)?;
-        let change = self.by(&caller, "AppointmentService/Confirm");
+        let change = self.by(&caller, "AppointmentService/Confirm", false);
         let (id, expected) = (&message.appointment_id, message.expected_version);
         let view = self.set(change, id, expected, AppointmentStatus::Confirmed).await?;
         Ok(Response::new(proto::AppointmentServiceConfirmResponse {
@@ -219,7 +225,7 @@ fn seconds(seconds: i32) -> prost_types::Duration {
 }
 
 fn appointment_to(view: AppointmentView) -> proto::Appointment {
-    let AppointmentView { appointment, created_at, updated_at, reminders } = view;
+    let AppointmentView { appointment, created_at, updated_at, reminders, .. } = view;
     let reminders = reminders.into_iter().map(|one| reminder_to(&appointment.id, one)).collect();
     proto::Appointment {
         appointment_id: appointment.id,

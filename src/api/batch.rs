@@ -3,20 +3,18 @@
 
 mod create;
 mod csv;
+mod show;
 mod upload;
 
 use std::sync::Arc;
 
 use deadpool_postgres::Pool;
-use futures::future::try_join;
 use jiff::Timestamp;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use super::auth::{Caller, Scope};
-use super::convert::{
-    batch_state_from, batch_state_to, channel_to, minute_to, purpose_to, state_to, timestamp_to,
-};
+use super::auth::{Allowance, Caller, Scope};
+use super::convert::batch_state_from;
 use super::error::ApiError;
 use super::guard::stream::Stopping;
 use super::page;
@@ -24,8 +22,10 @@ use super::proto;
 use super::validate::Violations;
 use crate::deliver::Renderer;
 use crate::domain::BatchId;
-use crate::domain::batch::{BatchAction, BatchState, eta};
-use crate::record::batches::{self, Acted, BatchView, By, FaultView, ListQuery, Owner};
+use crate::domain::batch::{BatchAction, BatchState};
+use crate::record::batch_checks;
+use crate::record::batches::{self, Acted, By, ListQuery, Owner};
+use show::{batch_to, fault_to};
 
 /// Keeps batches.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Batches {
         batch_id: &str,
         action: BatchAction,
         recipients: Option<i64>,
-    ) -> Result<proto::Batch, ApiError> {
+    ) -> Result<Acted, ApiError> {
         let id = checked_id(batch_id)?;
         let name = match action {
             BatchAction::Start => "BatchService/Start",
@@ -52,19 +52,43 @@ impl Batches {
             BatchAction::Cancel => "BatchService/Cancel",
             BatchAction::Upload | BatchAction::Complete | BatchAction::Finish => UPLOAD,
         };
-        let acted = batches::act(&self.pool, id, action, recipients, by(caller, name)).await?;
-        let refusal = |reason, message| Err(ApiError::Precondition { reason, message });
-        match acted {
-            Acted::Stored(view) => Ok(batch_to(*view)),
-            Acted::NotFound => Err(ApiError::NotFound("batch")),
-            Acted::State(state) => Err(wrong_state(state)),
-            Acted::Expired => refusal("BATCH_EXPIRED", "the batch has expired; make a new one".to_owned()),
-            Acted::Empty => refusal("BATCH_EMPTY", "the batch has no recipients".to_owned()),
-            Acted::SizeDiffers(stored) => refusal(
-                "BATCH_SIZE_DIFFERS",
-                format!("the batch has {stored} recipients; look at its faults, then say this number"),
-            ),
+        Ok(batches::act(&self.pool, id, action, recipients, by(caller, name)).await?)
+    }
+
+    /// Releases a batch. Its recipients count against the caller's quota, once.
+    async fn release(
+        &self,
+        caller: &Caller,
+        allowance: &Allowance,
+        message: &proto::BatchServiceStartRequest,
+    ) -> Result<proto::Batch, ApiError> {
+        let id = checked_id(&message.batch_id)?;
+        let found = batches::get(&self.pool, id, owner(caller)).await?.ok_or(ApiError::NotFound("batch"))?;
+        // What is refused for another reason is not refused for its size.
+        let counts = found.state == BatchState::Ready && found.rows_stored == message.recipients;
+        let taken =
+            allowance.take(if counts { u32::try_from(found.rows_stored).unwrap_or(u32::MAX) } else { 0 })?;
+        let recipients = Some(message.recipients);
+        let acted = self.act(caller, &message.batch_id, BatchAction::Start, recipients).await?;
+        if matches!(acted, Acted::Stored(_)) {
+            taken.keep();
         }
+        stored(acted)
+    }
+}
+
+fn stored(acted: Acted) -> Result<proto::Batch, ApiError> {
+    let refusal = |reason, message| Err(ApiError::Precondition { reason, message });
+    match acted {
+        Acted::Stored(view) | Acted::Already(view) => Ok(batch_to(*view)),
+        Acted::NotFound => Err(ApiError::NotFound("batch")),
+        Acted::State(state) => Err(wrong_state(state)),
+        Acted::Expired => refusal("BATCH_EXPIRED", "the batch has expired; make a new one".to_owned()),
+        Acted::Empty => refusal("BATCH_EMPTY", "the batch has no recipients".to_owned()),
+        Acted::SizeDiffers(stored) => refusal(
+            "BATCH_SIZE_DIFFERS",
+            format!("the batch has {stored} recipients; look at its faults, then say this number"),
+        ),
     }
 }
 
@@ -126,10 +150,8 @@ impl proto::batch_service_server::BatchService for Batches {
         &self,
         request: Request<proto::BatchServiceStartRequest>,
     ) -> Result<Response<proto::BatchServiceStartResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let message = request.into_inner();
-        let recipients = Some(message.recipients);
-        let batch = self.act(&caller, &message.batch_id, BatchAction::Start, recipients).await?;
+        let (caller, allowance) = (Caller::of(&request)?, Allowance::of(&request));
+        let batch = self.release(&caller, &allowance, request.get_ref()).await?;
         Ok(Response::new(proto::BatchServiceStartResponse { batch: Some(batch) }))
     }
 
@@ -138,7 +160,7 @@ impl proto::batch_service_server::BatchService for Batches {
         request: Request<proto::BatchServicePauseRequest>,
     ) -> Result<Response<proto::BatchServicePauseResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let batch = self.act(&caller, &request.get_ref().batch_id, BatchAction::Pause, None).await?;
+        let batch = stored(self.act(&caller, &request.get_ref().batch_id, BatchAction::Pause, None).await?)?;
         Ok(Response::new(proto::BatchServicePauseResponse { batch: Some(batch) }))
     }
 
@@ -147,7 +169,7 @@ impl proto::batch_service_server::BatchService for Batches {
         request: Request<proto::BatchServiceResumeRequest>,
     ) -> Result<Response<proto::BatchServiceResumeResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let batch = self.act(&caller, &request.get_ref().batch_id, BatchAction::Resume, None).await?;
+        let batch = stored(self.act(&caller, &request.get_ref().batch_id, BatchAction::Resume, None).await?)?;
         Ok(Response::new(proto::BatchServiceResumeResponse { batch: Some(batch) }))
     }
 
@@ -156,7 +178,7 @@ impl proto::batch_service_server::BatchService for Batches {
         request: Request<proto::BatchServiceCancelRequest>,
     ) -> Result<Response<proto::BatchServiceCancelResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let batch = self.act(&caller, &request.get_ref().batch_id, BatchAction::Cancel, None).await?;
+        let batch = stored(self.act(&caller, &request.get_ref().batch_id, BatchAction::Cancel, None).await?)?;
         Ok(Response::new(proto::BatchServiceCancelResponse { batch: Some(batch) }))
     }
 
@@ -165,7 +187,21 @@ impl proto::batch_service_server::BatchService for Batches {
         request: Request<proto::BatchServiceGetRequest>,
     ) -> Result<Response<proto::BatchServiceGetResponse>, Status> {
         let caller = Caller::of(&request)?;
-        Ok(Response::new(get(&self.pool, &caller, &request.get_ref().batch_id).await?))
+        Ok(Response::new(show::get(&self.pool, &caller, &request.get_ref().batch_id).await?))
+    }
+
+    async fn check(
+        &self,
+        request: Request<proto::BatchServiceCheckRequest>,
+    ) -> Result<Response<proto::BatchServiceCheckResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let message = request.get_ref();
+        let id = checked_id(&message.batch_id)?;
+        let asked =
+            batch_checks::ask(&self.pool, id, message.repair, by(&caller, "BatchService/Check")).await;
+        stored(asked.map_err(ApiError::from)?)?;
+        let check = batch_checks::newest(&self.pool, id, owner(&caller)).await.map_err(ApiError::from)?;
+        Ok(Response::new(proto::BatchServiceCheckResponse { check: check.map(show::check_to) }))
     }
 
     async fn list(
@@ -175,31 +211,6 @@ impl proto::batch_service_server::BatchService for Batches {
         let caller = Caller::of(&request)?;
         Ok(Response::new(list(&self.pool, &caller, request.get_ref()).await?))
     }
-}
-
-async fn get(
-    pool: &Pool,
-    caller: &Caller,
-    batch_id: &str,
-) -> Result<proto::BatchServiceGetResponse, ApiError> {
-    let id = checked_id(batch_id)?;
-    let view = batches::get(pool, id, owner(caller)).await?.ok_or(ApiError::NotFound("batch"))?;
-    let ((ended, estimated), faults) =
-        try_join(batches::ended(pool, id, view.published_to), batches::faults(pool, id)).await?;
-    let remaining = view.rows_stored - view.rows_published;
-    let (rate, window) = (view.made.rate_per_s, view.made.window.as_ref());
-    let eta = match view.state {
-        BatchState::Running => eta(remaining, rate, window, Timestamp::now()),
-        _ => None,
-    };
-    let end = |(state, count)| proto::BatchEnd { state: state_to(state).into(), count };
-    Ok(proto::BatchServiceGetResponse {
-        ended: ended.into_iter().map(end).collect(),
-        estimated,
-        eta: eta.map(timestamp_to),
-        faults: faults.into_iter().map(fault_to).collect(),
-        batch: Some(batch_to(view)),
-    })
 }
 
 async fn list(
@@ -231,38 +242,4 @@ async fn list(
         next_page_token: next.unwrap_or_default(),
         batches: found.into_iter().map(batch_to).collect(),
     })
-}
-
-fn batch_to(view: BatchView) -> proto::Batch {
-    let made = view.made;
-    let window = made.window.map(|window| proto::SendWindow {
-        start: minute_to(window.start),
-        end: minute_to(window.end),
-        time_zone: window.time_zone,
-    });
-    proto::Batch {
-        batch_id: view.id.to_string(),
-        caller: made.caller,
-        name: made.name,
-        purpose: purpose_to(made.purpose).into(),
-        channels: made.channels.into_iter().map(|channel| channel_to(channel).into()).collect(),
-        rate_per_second: made.rate_per_s,
-        window,
-        expires_at: Some(timestamp_to(made.expires_at)),
-        state: batch_state_to(view.state).into(),
-        rows_received: view.rows_received,
-        rows_stored: view.rows_stored,
-        rows_doubled: view.rows_doubled,
-        rows_rejected: view.rows_rejected,
-        bytes_received: view.bytes_received,
-        published: view.rows_published,
-        created_at: Some(timestamp_to(view.created_at)),
-        started_at: view.started_at.map(timestamp_to),
-        ended_at: view.ended_at.map(timestamp_to),
-        updated_at: Some(timestamp_to(view.updated_at)),
-    }
-}
-
-fn fault_to(view: FaultView) -> proto::BatchFault {
-    proto::BatchFault { row: view.row, doubled: view.doubled, reason: view.reason }
 }

@@ -19,6 +19,7 @@ use axum::routing::get;
 use deadpool_postgres::Pool;
 use jiff::SignedDuration;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -263,6 +264,7 @@ fn services(front: &Front, auth: &Arc<Auth>) -> Router {
         publisher: front.publisher.clone(),
         pool: front.pool.clone(),
         config: front.appointments.clone(),
+        notices: Semaphore::new(appointment::NOTICES_MAX),
     };
     let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
     let templates = template::Templates { renderer: Arc::clone(&front.renderer) };

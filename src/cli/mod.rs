@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod batches;
 pub mod dlq;
 pub mod produce;
 pub mod schemas;
@@ -75,6 +76,9 @@ pub enum Command {
     /// Dead letters: records that could never be processed.
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Batches: how far they are, and whether they add up.
+    #[command(subcommand)]
+    Batches(batches::BatchesCommand),
     /// Publish sample events as a laboratory would.
     Produce(produce::Options),
     /// Look at the configuration.
@@ -158,6 +162,7 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::Schemas(SchemasCommand::Apply) => tool(file, async |config| schemas::apply(config).await),
         Command::Schemas(SchemasCommand::Compatible { against }) => report(schemas::compatible(&against)),
         Command::Dlq(command) => tool(file, async move |config| dlq::run(config, command).await),
+        Command::Batches(command) => tool(file, async move |config| batches::run(config, command).await),
         Command::Produce(options) => tool(file, async move |config| produce::run(config, options).await),
         Command::Config(command) => self::config(command, file),
     }

@@ -180,6 +180,20 @@ impl Renderer {
         faults
     }
 
+    /// Names of the variables that some template of a purpose needs, in any locale, on
+    /// these channels; without channels, on any.
+    #[must_use]
+    pub fn required(&self, purpose: Purpose, channels: &[Channel]) -> Vec<String> {
+        let of_channels = |info: &TemplateInfo| channels.is_empty() || channels.contains(&info.channel);
+        let needed = self
+            .parts()
+            .filter(|info| info.purpose == purpose && of_channels(info))
+            .flat_map(|info| info.variables)
+            .filter(|variable| !variable.optional)
+            .map(|variable| variable.name);
+        needed.collect::<std::collections::BTreeSet<String>>().into_iter().collect()
+    }
+
     /// The words of a message that is not sent; its link has a made-up code.
     ///
     /// # Errors

@@ -201,8 +201,9 @@ impl Appointment {
         self.schedule = old.schedule + i32::from(rebooked || moved);
         let placed = (&old.location, &old.time_zone) != (&self.location, &self.time_zone);
         let kind = match self.status {
-            Cancelled if old.status != Cancelled => Some(NoticeKind::Cancelled),
-            Cancelled => None,
+            // One that stays cancelled and has another time or place is told as that: what
+            // was told before had other words.
+            Cancelled => (old.status != Cancelled || moved || placed).then_some(NoticeKind::Cancelled),
             _ if rebooked => Some(NoticeKind::Made),
             _ if moved => Some(NoticeKind::Moved),
             _ => placed.then_some(NoticeKind::Updated),

@@ -128,16 +128,20 @@ enum Opening {
 const ETA_MAX_DAYS: i32 = 732;
 
 /// When the last of `remaining` recipients will be published at a rate, within a window,
-/// by a publisher that runs from now on; `None`: not within two years.
+/// by a publisher that runs from now on; `None`: not within two years, or it stands.
 #[must_use]
 pub fn eta(
     remaining: i64,
-    rate_per_s: i32,
+    rate_per_s: f64,
     window: Option<&SendWindow>,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let seconds =
-        remaining.max(0).checked_add(i64::from(rate_per_s.max(1)) - 1)? / i64::from(rate_per_s.max(1));
+    if rate_per_s <= 0.0 {
+        return None;
+    }
+    // What is beyond the type's range is beyond any estimate.
+    #[allow(clippy::cast_possible_truncation, reason = "it stops at the bounds")]
+    let seconds = (remaining.max(0) as f64 / rate_per_s).ceil() as i64;
     let mut left = SignedDuration::from_secs(seconds);
     let Some(window) = window else {
         return now.checked_add(left).ok();
@@ -216,19 +220,20 @@ mod tests {
     #[test]
     fn an_estimate_counts_open_hours_only() {
         let now = at("2026-11-22T17:00:00Z");
-        assert_eq!(eta(7200, 2, None, now), Some(at("2026-11-22T18:00:00Z")));
-        assert_eq!(eta(0, 2, None, now), Some(now));
-        assert_eq!(eta(1, 2, None, now), Some(at("2026-11-22T17:00:01Z")), "a part of a second is one");
+        assert_eq!(eta(7200, 2.0, None, now), Some(at("2026-11-22T18:00:00Z")));
+        assert_eq!(eta(0, 2.0, None, now), Some(now));
+        assert_eq!(eta(1, 2.0, None, now), Some(at("2026-11-22T17:00:01Z")), "a part of a second is one");
         // Vienna is an hour ahead: open until 19:00Z, and again from 07:00Z.
         let day = window(8, 20);
         assert_eq!(day.opens_at(now), None);
         assert_eq!(day.opens_at(at("2026-11-22T19:00:00Z")), Some(at("2026-11-23T07:00:00Z")));
-        assert_eq!(eta(3 * 3600, 1, Some(&day), now), Some(at("2026-11-23T08:00:00Z")));
+        assert_eq!(eta(3 * 3600, 1.0, Some(&day), now), Some(at("2026-11-23T08:00:00Z")));
         let night = window(20, 8);
         assert_eq!(night.opens_at(now), Some(at("2026-11-22T19:00:00Z")));
         assert_eq!(night.opens_at(at("2026-11-22T23:30:00Z")), None);
-        assert_eq!(eta(3600, 1, Some(&night), now), Some(at("2026-11-22T20:00:00Z")));
-        assert_eq!(eta(i64::MAX / 2, 1, Some(&day), now), None);
+        assert_eq!(eta(3600, 1.0, Some(&night), now), Some(at("2026-11-22T20:00:00Z")));
+        assert_eq!(eta(i64::MAX / 2, 1.0, Some(&day), now), None);
+        assert_eq!(eta(1, 0.0, None, now), None, "it stands");
     }
 
     #[test]
@@ -236,6 +241,6 @@ mod tests {
         // 2026-10-25: clocks in Vienna go back at 03:00, so 00:00 to 08:00 are nine hours.
         let night = window(0, 8);
         let begin = at("2026-10-24T22:00:00Z");
-        assert_eq!(eta(9 * 3600, 1, Some(&night), begin), Some(at("2026-10-25T07:00:00Z")));
+        assert_eq!(eta(9 * 3600, 1.0, Some(&night), begin), Some(at("2026-10-25T07:00:00Z")));
     }
 }

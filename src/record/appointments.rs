@@ -21,8 +21,18 @@ pub struct AppointmentView {
     pub created_at: Timestamp,
     /// Last change.
     pub updated_at: Timestamp,
+    /// The newest version of which somebody asked to tell the patient; `None`: none.
+    pub told_version: Option<i64>,
     /// By due time, at most 200, the newest.
     pub reminders: Vec<ReminderView>,
+}
+
+impl AppointmentView {
+    /// True when its last change that can be told of was asked to be told.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.told_version == Some(self.appointment.notice.1)
+    }
 }
 
 /// A reminder as it stands.
@@ -81,6 +91,8 @@ pub struct Change<'a> {
     pub action: &'static str,
     /// `appointments.confirmed_offset_max_s`.
     pub confirmed_max_s: i32,
+    /// The patient is to be told of what this call changes.
+    pub notify: bool,
 }
 
 // One writer at a time for each identifier, whether there is a row yet or not.
@@ -88,18 +100,22 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('appointment:'
 
 const SELECT: &str = "
 SELECT appointment_id, patient_id, recipients, starts_at, time_zone, location, status, offsets_s, version, schedule,
-       notice, notice_version, source_updated_at, created_at, updated_at
+       notice, notice_version, source_updated_at, created_at, updated_at, told_version
   FROM appointment";
 
+// A call asks to tell of what it changes itself, not of what was stored before it.
 const WRITE: &str = "
 INSERT INTO appointment AS old (appointment_id, patient_id, recipients, starts_at, time_zone, location, status,
-                                offsets_s, version, schedule, notice, notice_version, source_updated_at, created_by)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                                offsets_s, version, schedule, notice, notice_version, source_updated_at, created_by,
+                                told_version)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::bigint, $13, $14, CASE WHEN $15 THEN $12::bigint END)
 ON CONFLICT (appointment_id) DO UPDATE
 SET recipients = excluded.recipients, starts_at = excluded.starts_at, time_zone = excluded.time_zone,
     location = excluded.location, status = excluded.status, offsets_s = excluded.offsets_s,
     version = excluded.version, schedule = excluded.schedule, notice = excluded.notice,
     notice_version = excluded.notice_version, source_updated_at = excluded.source_updated_at,
+    told_version = CASE WHEN old.notice_version <> excluded.notice_version
+                        THEN coalesce(excluded.told_version, old.told_version) ELSE old.told_version END,
     updated_at = CASE WHEN old.version = excluded.version THEN old.updated_at ELSE now() END";
 
 // A row that a worker has claimed may be on its way to the broker: it is taken back
@@ -158,7 +174,7 @@ pub async fn change(
         }
     };
     if let Some(next) = next.filter(|next| before != Some(next)) {
-        write(&transaction, &next, by.caller).await?;
+        write(&transaction, &next, by).await?;
         if outcome != Outcome::Unchanged {
             move_reminders(&transaction, &next, by.confirmed_max_s).await?;
             let detail = format!("version {}, {}", next.version, next.status);
@@ -178,7 +194,7 @@ pub async fn change(
     Ok(Changed::Stored(outcome, Box::new(view)))
 }
 
-async fn write(transaction: &Transaction<'_>, next: &Appointment, caller: &str) -> Result<(), RecordError> {
+async fn write(transaction: &Transaction<'_>, next: &Appointment, by: Change<'_>) -> Result<(), RecordError> {
     let at = RecordError::at("appointment_write");
     let statement = transaction.prepare_cached(WRITE).await.map_err(&at)?;
     let (notice, notice_version) = next.notice;
@@ -199,7 +215,8 @@ async fn write(transaction: &Transaction<'_>, next: &Appointment, caller: &str) 
                 &notice.as_str(),
                 &notice_version,
                 &next.source_updated_at,
-                &caller,
+                &by.caller,
+                &by.notify,
             ],
         )
         .await
@@ -337,6 +354,7 @@ fn view(row: &Row) -> Result<AppointmentView, RecordError> {
         appointment,
         created_at: row.get("created_at"),
         updated_at: row.get("updated_at"),
+        told_version: row.get("told_version"),
         reminders: Vec::new(),
     })
 }

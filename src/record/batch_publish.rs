@@ -58,10 +58,19 @@ SELECT row_no, patient_id, recipient, variables FROM batch_recipient
 
 // The cursor moves only from where this turn found it, so that a turn which was
 // overtaken counts nothing twice. What the broker has counts also in a batch that was
-// paused or cancelled meanwhile.
+// paused or cancelled meanwhile. Every five seconds the younger mark becomes the older
+// one, from which the rate is measured; after a time without turns both are new.
 const ADVANCE: &str = "
 UPDATE batch
    SET published_to = $3, rows_published = rows_published + $4,
+       mark_rows = CASE WHEN next_mark_at > now() - interval '5 seconds' THEN mark_rows
+                        WHEN next_mark_at > now() - interval '30 seconds' THEN next_mark_rows
+                        ELSE rows_published + $4 END,
+       mark_at = CASE WHEN next_mark_at > now() - interval '5 seconds' THEN mark_at
+                      WHEN next_mark_at > now() - interval '30 seconds' THEN next_mark_at ELSE now() END,
+       next_mark_rows = CASE WHEN next_mark_at > now() - interval '5 seconds' THEN next_mark_rows
+                             ELSE rows_published + $4 END,
+       next_mark_at = CASE WHEN next_mark_at > now() - interval '5 seconds' THEN next_mark_at ELSE now() END,
        state = CASE WHEN state = 'running' THEN $5 ELSE state END,
        look_at = CASE WHEN state = 'running' THEN $6::timestamptz END,
        ended_at = CASE WHEN state = 'running' AND $5 <> 'running' THEN now() ELSE ended_at END,
@@ -145,7 +154,7 @@ impl Store {
 /// Who ends a batch, for the audit log.
 const PUBLISHER: &str = "wrk-batch-publisher";
 
-fn next(row: &Row) -> Result<NextRow, RecordError> {
+pub(super) fn next(row: &Row) -> Result<NextRow, RecordError> {
     let variables: Option<Json<BTreeMap<String, String>>> = row.get("variables");
     Ok(NextRow {
         row: row.get("row_no"),

@@ -57,7 +57,7 @@ pub struct Chunk<'a> {
 }
 
 /// How a chunk ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Added {
     /// As the batch is now, and which rows of the chunk were not stored.
     Stored(Box<BatchView>, Vec<FaultView>),

@@ -11,12 +11,10 @@ use tokio_postgres::types::Json;
 use super::audit::{self, AuditEntry};
 use super::error::RecordError;
 use crate::domain::batch::{BatchAction, BatchState, SendWindow};
-use crate::domain::{BatchId, Channel, Purpose, Redacted, State};
+use crate::domain::{BatchId, Channel, Purpose, Redacted};
 
 /// Faults that are kept and shown of a batch, at most.
 pub const FAULTS_MAX: i64 = 1000;
-/// Messages whose states are counted for one answer, at most.
-pub const ENDED_MAX: i64 = 50_000;
 
 /// A batch to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +40,7 @@ pub struct NewBatch {
 }
 
 /// A batch as it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BatchView {
     /// Derived from caller and key.
     pub id: BatchId,
@@ -66,6 +64,9 @@ pub struct BatchView {
     pub published_to: i64,
     /// Recipients whose request is acknowledged.
     pub rows_published: i64,
+    /// Recipients a second over the last five to ten seconds; `None`: it does not run, or
+    /// has only begun.
+    pub measured_per_s: Option<f64>,
     /// Creation.
     pub created_at: Timestamp,
     /// First start.
@@ -96,6 +97,10 @@ pub(super) const SELECT: &str = "
 SELECT batch_id, caller, idempotency_key, name, purpose, channels, variables, rate_per_s, window_start, window_end,
        window_zone, expires_at, state, rows_received, rows_stored, rows_doubled, rows_rejected, csv_header,
        bytes_received, published_to, rows_published, created_at, started_at, ended_at, updated_at,
+       CASE WHEN state = 'running' AND mark_at < now() - CASE WHEN rows_published > mark_rows
+                 THEN interval '1 second' ELSE interval '5 seconds' END
+            THEN ((rows_published - mark_rows) / extract(epoch FROM now() - mark_at))::double precision
+       END AS measured_per_s,
        expires_at <= now() AS expired
   FROM batch";
 
@@ -147,10 +152,12 @@ pub async fn create(pool: &Pool, batch: &NewBatch) -> Result<BatchView, RecordEr
 }
 
 /// How an action ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Acted {
     /// As it is stored now.
     Stored(Box<BatchView>),
+    /// It was so already; as it is stored.
+    Already(Box<BatchView>),
     /// There is no such batch of this owner.
     NotFound,
     /// It is in a state in which this cannot be done.
@@ -166,6 +173,7 @@ pub enum Acted {
 const ACT: &str = "
 UPDATE batch
    SET state = $2, updated_at = now(), look_at = CASE WHEN $2 = 'running' THEN now() END,
+       mark_rows = rows_published, mark_at = now(), next_mark_rows = rows_published, next_mark_at = now(),
        started_at = CASE WHEN $2 = 'running' THEN coalesce(started_at, now()) ELSE started_at END,
        ended_at = CASE WHEN $2 IN ('done', 'cancelled') THEN now() ELSE ended_at END
  WHERE batch_id = $1";
@@ -206,7 +214,7 @@ pub async fn act(
         return Ok(Acted::SizeDiffers(stored.rows_stored));
     }
     if next == stored.state {
-        return Ok(Acted::Stored(Box::new(stored)));
+        return Ok(Acted::Already(Box::new(stored)));
     }
     if next == BatchState::Running && stored.expired {
         return Ok(Acted::Expired);
@@ -269,37 +277,6 @@ pub async fn faults(pool: &Pool, id: BatchId) -> Result<Vec<FaultView>, RecordEr
     let rows = client.query(&statement, &[&id.0, &FAULTS_MAX]).await.map_err(&at)?;
     let fault = |row: &Row| FaultView { row: row.get(0), doubled: row.get(1), reason: row.get(2) };
     Ok(rows.iter().map(fault).collect())
-}
-
-// Evenly spread row numbers, each found by its key: an answer costs the same for any
-// size of a batch.
-const ENDED: &str = "
-SELECT n.state, count(*)
-  FROM generate_series(1::bigint, $2::bigint, $3::bigint) AS looked(row_no)
-  JOIN batch_recipient b ON b.batch_id = $1 AND b.row_no = looked.row_no
-  JOIN notification n USING (notification_id)
- GROUP BY n.state ORDER BY n.state";
-
-/// What became of the messages up to a row, by state; true with it: the counts are
-/// scaled from [`ENDED_MAX`] of them.
-///
-/// # Errors
-/// As [`RecordError`] tells.
-pub async fn ended(
-    pool: &Pool,
-    id: BatchId,
-    published_to: i64,
-) -> Result<(Vec<(State, i64)>, bool), RecordError> {
-    let at = RecordError::at("batch_ended");
-    if published_to <= 0 {
-        return Ok((Vec::new(), false));
-    }
-    let step = (published_to - 1) / ENDED_MAX + 1;
-    let client = pool.get().await?;
-    let statement = client.prepare_cached(ENDED).await.map_err(&at)?;
-    let rows = client.query(&statement, &[&id.0, &published_to, &step]).await.map_err(&at)?;
-    let counts = rows.iter().map(|row| Ok((word(row, "state", State::parse)?, row.get::<_, i64>(1) * step)));
-    Ok((counts.collect::<Result<_, RecordError>>()?, step > 1))
 }
 
 const LIST: &str = "
@@ -366,6 +343,7 @@ fn view(row: &Row) -> Result<BatchView, RecordError> {
         bytes_received: row.get("bytes_received"),
         published_to: row.get("published_to"),
         rows_published: row.get("rows_published"),
+        measured_per_s: row.get("measured_per_s"),
         created_at: row.get("created_at"),
         started_at: row.get("started_at"),
         ended_at: row.get("ended_at"),

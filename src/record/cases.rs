@@ -41,7 +41,8 @@ UPDATE delivery d
    SET state = i.state, reason = i.reason, receipt = i.receipt, receipt_at = i.receipt_at, folded = true,
        owner = CASE WHEN i.keeps_owner THEN d.owner END,
        due_at = CASE WHEN i.due_after_ms < 0 THEN d.due_at
-                     ELSE now() + i.due_after_ms * interval '1 millisecond' END,
+                     ELSE greatest(now() + i.due_after_ms * interval '1 millisecond',
+                                   CASE WHEN i.reason = 'channel_paused' THEN d.expires_at END) END,
        unknown_since = CASE i.state WHEN 'outcome_unknown' THEN coalesce(d.unknown_since, now())
                                     WHEN 'dispatching' THEN d.unknown_since END,
        attempt = d.attempt + i.attempts,

@@ -80,7 +80,9 @@ WITH input AS (
            attempt = d.attempt + i.attempts,
            attempt_group = d.attempt_group + CASE WHEN i.new_group THEN 1 ELSE 0 END,
            owner = CASE WHEN i.state = 'outcome_unknown' THEN d.owner END,
-           due_at = now() + i.due_after_ms * interval '1 millisecond',
+           -- What a pause holds is found by this, see `pauses`.
+           due_at = greatest(now() + i.due_after_ms * interval '1 millisecond',
+                             CASE WHEN i.reason = 'channel_paused' THEN d.expires_at END),
            unknown_since = CASE WHEN i.state = 'outcome_unknown' THEN coalesce(d.unknown_since, now()) END,
            provider = coalesce(i.provider, d.provider),
            provider_message_id = coalesce(i.provider_message_id, d.provider_message_id),

@@ -63,13 +63,15 @@ RETURNING channel, except_critical, why, paused_by, paused_at";
 const RESUME: &str = "DELETE FROM channel_pause WHERE channel = $1";
 
 /// What is held for a pause that is over. The time of the pause is no time of trying.
+/// Such rows are due when they expire: that is the condition of the index that finds them,
+/// because one on state or reason would cost every update of a delivery.
 const RELEASE: &str = "
 UPDATE delivery d
    SET due_at = now(), first_attempt_at = d.first_attempt_at + (now() - d.updated_at), updated_at = now()
   FROM (SELECT h.delivery_id
           FROM unnest($2::text[]) AS c (channel) CROSS JOIN unnest($3::text[]) AS u (urgency)
           JOIN delivery h ON h.channel = c.channel AND h.urgency = u.urgency
-           AND h.state = 'held' AND h.reason = 'channel_paused' AND h.due_at > now()
+           AND h.due_at >= h.expires_at AND h.state = 'held' AND h.reason = 'channel_paused' AND h.due_at > now()
          WHERE NOT EXISTS (
                SELECT FROM channel_pause p
                 WHERE p.channel = c.channel AND NOT (p.except_critical AND u.urgency = 'critical'))
@@ -241,7 +243,7 @@ SELECT (SELECT count(*) FROM delivery WHERE due_at <= now() AND urgency <> 'bulk
 
 const HELD: &str = "
 SELECT channel, count(*) AS held FROM delivery
- WHERE state = 'held' AND reason = 'channel_paused' GROUP BY channel";
+ WHERE due_at >= expires_at AND state = 'held' AND reason = 'channel_paused' GROUP BY channel";
 
 /// Deliveries that a worker should look at now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

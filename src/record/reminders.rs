@@ -26,7 +26,8 @@ pub struct DueReminder {
     pub starts_at: Timestamp,
     /// Whose appointment it is.
     pub patient_id: PatientId,
-    /// Who is reminded besides the patient.
+    /// Who is reminded besides the patient; of one that is taken back, all to whom it
+    /// may have been published.
     pub recipients: Vec<String>,
     /// IANA zone of the place.
     pub time_zone: String,
@@ -36,6 +37,8 @@ pub struct DueReminder {
     pub started: bool,
     /// True when a later reminder of the same schedule is due as well.
     pub superseded: bool,
+    /// True when somebody has claimed it before: the broker may have it.
+    pub tried: bool,
 }
 
 /// How a claimed reminder ended.
@@ -49,6 +52,8 @@ pub enum ReminderEnd {
     TooLate,
     /// A later one takes its place.
     Superseded,
+    /// A later one takes its place, and the broker may have it: it is taken back next.
+    Withdrawn,
     /// It could not be published now.
     Released,
 }
@@ -62,16 +67,18 @@ impl ReminderEnd {
             Self::Recalled => "recalled",
             Self::TooLate => "too_late",
             Self::Superseded => "superseded",
+            Self::Withdrawn => "withdrawn",
             Self::Released => "released",
         }
     }
 }
 
 // The row says by its state what is to be done; the appointment gives the words. To
-// whom it goes is kept for the case that it has to be taken back.
+// whom it goes, and may have gone before, is kept for the case that it has to be taken
+// back.
 const CLAIM: &str = "
 WITH due AS (
-    SELECT appointment_id, schedule, offset_s FROM appointment_reminder
+    SELECT appointment_id, schedule, offset_s, owner FROM appointment_reminder
      WHERE look_at <= now()
      ORDER BY look_at
      LIMIT $1
@@ -79,13 +86,18 @@ WITH due AS (
 ), ours AS (
     UPDATE appointment_reminder r
        SET owner = $2, look_at = now() + $3::bigint * interval '1 millisecond', updated_at = now(),
-           recipients = CASE WHEN r.state = 'planned' THEN a.recipients ELSE r.recipients END
+           recipients = CASE WHEN r.state = 'planned'
+                             THEN coalesce(r.recipients, '{}') || ARRAY(
+                                  SELECT one FROM unnest(a.recipients) AS one
+                                   WHERE one <> ALL (coalesce(r.recipients, '{}')))
+                             ELSE r.recipients END
       FROM due JOIN appointment a USING (appointment_id)
      WHERE (r.appointment_id, r.schedule, r.offset_s) = (due.appointment_id, due.schedule, due.offset_s)
-    RETURNING r.*, a.patient_id, a.time_zone, a.location
+    RETURNING r.*, a.patient_id, a.time_zone, a.location, a.recipients AS wanted, due.owner AS tried_by
 )
-SELECT o.appointment_id, o.schedule, o.offset_s, o.state, o.starts_at, o.patient_id, o.recipients, o.time_zone,
-       o.location, o.starts_at <= now() AS started,
+SELECT o.appointment_id, o.schedule, o.offset_s, o.state, o.starts_at, o.patient_id, o.time_zone, o.location,
+       CASE WHEN o.state = 'planned' THEN o.wanted ELSE o.recipients END AS recipients,
+       o.starts_at <= now() AS started, o.tried_by IS NOT NULL AS tried,
        EXISTS (SELECT FROM appointment_reminder later
                 WHERE later.appointment_id = o.appointment_id AND later.schedule = o.schedule
                   AND later.offset_s < o.offset_s AND later.due_at <= now()
@@ -99,11 +111,13 @@ const END: &str = "
 UPDATE appointment_reminder r
    SET state = CASE WHEN e.ended = 'recalled' THEN 'recalled'
                     WHEN e.ended = 'released' OR r.state <> 'planned' THEN r.state
+                    WHEN e.ended = 'withdrawn' THEN 'recalling'
                     WHEN e.ended = 'fired' THEN 'fired' ELSE 'skipped' END,
        reason = CASE WHEN e.ended = 'released' OR r.state <> 'planned' THEN r.reason
-                     WHEN e.ended = 'fired' THEN 'published' ELSE e.ended END,
+                     WHEN e.ended = 'fired' THEN 'published'
+                     WHEN e.ended = 'withdrawn' THEN 'superseded' ELSE e.ended END,
        look_at = CASE WHEN e.ended = 'released' THEN now() + $6::bigint * interval '1 millisecond'
-                      WHEN e.ended <> 'recalled' AND r.state = 'recalling' THEN now() END,
+                      WHEN e.ended = 'withdrawn' OR e.ended <> 'recalled' AND r.state = 'recalling' THEN now() END,
        fired_at = CASE WHEN e.ended = 'fired' THEN coalesce(r.fired_at, now()) ELSE r.fired_at END,
        owner = CASE WHEN e.ended = 'released' THEN r.owner END, updated_at = now()
   FROM UNNEST($2::text[], $3::integer[], $4::integer[], $5::text[])
@@ -181,5 +195,6 @@ fn due(row: &Row) -> Result<DueReminder, RecordError> {
         location: row.get::<_, Option<String>>("location").map(Redacted::new),
         started: row.get("started"),
         superseded: row.get("superseded"),
+        tried: row.get("tried"),
     })
 }

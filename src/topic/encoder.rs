@@ -1,6 +1,10 @@
 //! Event → bytes in the registry's wire format, under the id that our schema has
 //! in the registry. Nothing is registered here: that is `schemas apply`.
 
+mod alike;
+
+pub use alike::Alike;
+
 use std::sync::LazyLock;
 
 use apache_avro::Schema;

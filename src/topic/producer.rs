@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
 use rdkafka::util::Timeout;
 use thiserror::Error;
 
@@ -52,6 +52,16 @@ pub enum ProduceError {
 }
 
 type Client = FutureProducer<QuietContext>;
+
+/// A record that was handed over; see [`Producer::begin`].
+#[must_use = "whether it arrives is known only after its acknowledgement"]
+pub struct OnItsWay(Way);
+
+enum Way {
+    /// With whom it is.
+    Queued(DeliveryFuture, Arc<Client>),
+    Ended(Result<(i32, i64), ProduceError>),
+}
 
 /// A producer; one a process is enough, and it is cheap to share.
 pub struct Producer {
@@ -112,6 +122,44 @@ impl Producer {
         self.send_with(topic, key, payload, owned(headers)).await
     }
 
+    /// Hands one record over without waiting for its acknowledgement; only where the
+    /// queue is full it waits, as [`Producer::send`] does. Records of one key stay in the
+    /// order of these calls.
+    pub async fn begin(&self, topic: &str, key: &[u8], payload: Vec<u8>) -> OnItsWay {
+        let by = Arc::clone(&self.current.read());
+        let record = FutureRecord::<[u8], [u8]>::to(topic).key(key).payload(&payload);
+        let state = match by.send_result(record) {
+            Ok(delivery) => Way::Queued(delivery, by),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                Way::Ended(self.send(topic, Some(key), Some(&payload), &[]).await)
+            }
+            Err((cause, _)) => Way::Ended(Err(self.failed(topic, cause, &by))),
+        };
+        OnItsWay(state)
+    }
+
+    /// Waits for the acknowledgement of a record that was handed over.
+    ///
+    /// # Errors
+    /// As [`Producer::send`].
+    pub async fn acknowledged(&self, topic: &str, record: OnItsWay) -> Result<(i32, i64), ProduceError> {
+        match record.0 {
+            Way::Ended(ended) => ended,
+            Way::Queued(delivery, by) => match delivery.await {
+                Ok(Ok(delivery)) => Ok((delivery.partition, delivery.offset)),
+                Ok(Err((cause, _))) => Err(self.failed(topic, cause, &by)),
+                Err(_) => Err(classify(topic, KafkaError::Canceled)),
+            },
+        }
+    }
+
+    fn failed(&self, topic: &str, cause: KafkaError, by: &Arc<Client>) -> ProduceError {
+        if cause.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.replace(by);
+        }
+        classify(topic, cause)
+    }
+
     /// As [`Producer::send`], for headers that are built already.
     pub(super) async fn send_with(
         &self,
@@ -144,12 +192,7 @@ impl Producer {
         let producer = Arc::clone(&self.current.read());
         match producer.send(record, Timeout::After(self.timeout)).await {
             Ok(delivery) => Ok((delivery.partition, delivery.offset)),
-            Err((cause, _)) => {
-                if cause.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-                    self.replace(&producer);
-                }
-                Err(classify(topic, cause))
-            }
+            Err((cause, _)) => Err(self.failed(topic, cause, &producer)),
         }
     }
 

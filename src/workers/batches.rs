@@ -6,25 +6,32 @@
 //! turn leaves the cursor where it was: the next one publishes these rows again, under the
 //! same keys, which are the same notifications.
 
+mod ahead;
+pub mod check;
+pub mod produce;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{join_all, try_join_all};
+use futures::future::{join, try_join_all};
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
 
+use self::ahead::Ahead;
+use self::produce::RowProducer;
 use super::rounds::{TURN_TIME, Worker};
-use crate::domain::{NotificationRequested, Redacted, Strategy, Urgency};
 use crate::metrics;
 use crate::record::batch_publish::{NextRow, TurnEnd};
 use crate::record::batches::BatchView;
 use crate::record::{RecordError, Store};
-use crate::topic::encoder::Encoder;
-use crate::topic::names::NOTIFICATIONS_BULK;
-use crate::topic::producer::Producer;
 
 /// Turns a second: a pause takes effect within one.
 const TURNS_PER_S: i64 = 4;
+/// Rows of one turn, at most.
+const TURN_ROWS_MAX: i64 = 25_000;
+/// What is not handed to the broker after this time is left to the next turn, so that a
+/// pause takes effect within a second also where the broker is slow.
+const TURN_PRODUCE_TIME: Duration = Duration::from_millis(500);
 /// Batches that one process publishes side by side.
 const BATCHES_MAX: i64 = 8;
 /// Pause before a batch whose rows could not be published is looked at again.
@@ -34,18 +41,11 @@ const RECORD_TIME: Duration = Duration::from_secs(5);
 
 /// Publishes running batches; any number of processes may.
 pub struct BatchPublisher {
-    /// The database.
-    pub store: Store,
-    /// The broker.
-    pub producer: Arc<Producer>,
-    /// Avro.
-    pub encoder: Encoder,
-    /// Full name of the bulk topic.
-    pub topic: String,
-    /// Longest time a produced record may wait for its acknowledgement.
-    pub publish_timeout: Duration,
+    store: Store,
+    rows: Arc<RowProducer>,
     /// Pause between looks when it is no batch's turn.
-    pub poll_interval: Duration,
+    poll_interval: Duration,
+    ahead: Ahead,
 }
 
 impl Worker for BatchPublisher {
@@ -57,14 +57,20 @@ impl Worker for BatchPublisher {
     }
 
     fn turn_timeout(&self) -> Duration {
-        TURN_TIME.saturating_add(self.publish_timeout)
+        TURN_TIME.saturating_add(self.rows.publish_timeout)
     }
 }
 
 impl BatchPublisher {
+    /// One that looks every `poll_interval` when it is no batch's turn.
+    #[must_use]
+    pub fn new(store: Store, rows: Arc<RowProducer>, poll_interval: Duration) -> Self {
+        Self { store, rows, poll_interval, ahead: Ahead::default() }
+    }
+
     /// Publishes of each batch whose turn it is; how long until the next one's turn.
     async fn publish_due(&self) -> Result<Option<Duration>, RecordError> {
-        let lease = self.publish_timeout.saturating_add(RECORD_TIME);
+        let lease = self.rows.publish_timeout.saturating_add(TURN_PRODUCE_TIME + RECORD_TIME);
         let due = self.store.due_batches(BATCHES_MAX, lease).await?;
         let ends = try_join_all(due.iter().map(|(batch, was_due)| self.publish(batch, *was_due))).await?;
         let now = Timestamp::now();
@@ -84,19 +90,38 @@ impl BatchPublisher {
             return self.end(batch, batch.published_to, 0, TurnEnd::Again(opens)).await;
         }
         let wanted = share(batch.made.rate_per_s);
-        let rows = self.store.next_rows(batch.id, batch.published_to, wanted).await?;
-        let acknowledged = self.produce(batch, &rows, now).await;
+        let rows = match self.ahead.take(batch.id, batch.published_to) {
+            Some(rows) => rows,
+            None => self.store.next_rows(batch.id, batch.published_to, wanted).await?,
+        };
+        let is_last = count(rows.len()) < wanted;
+        let (produced, ()) = join(
+            self.rows.produce(batch, &rows, now, TURN_PRODUCE_TIME),
+            self.read_ahead(batch, rows.last().filter(|_| !is_last), wanted),
+        )
+        .await;
+        let acknowledged = produced.acknowledged;
         metrics::batch_published(acknowledged as u64);
         let published_to = acknowledged.checked_sub(1).map_or(batch.published_to, |last| rows[last].row);
-        let published = i64::try_from(acknowledged).unwrap_or(i64::MAX);
-        let end = if acknowledged < rows.len() {
+        let published = count(acknowledged);
+        let end = if produced.failed {
             TurnEnd::Again(later(now, PUBLISH_PAUSE))
-        } else if published < wanted {
+        } else if acknowledged == rows.len() && is_last {
             TurnEnd::Done
         } else {
             TurnEnd::Again(next_turn(was_due, published, batch.made.rate_per_s, now))
         };
         self.end(batch, published_to, published, end).await
+    }
+
+    /// Reads the rows of the next turn while those of this one are published. What cannot
+    /// be read now is read when its turn has come.
+    async fn read_ahead(&self, batch: &BatchView, last: Option<&NextRow>, wanted: i64) {
+        let Some(last) = last else { return };
+        match self.store.next_rows(batch.id, last.row, wanted).await {
+            Ok(rows) => self.ahead.put(batch.id, last.row, rows),
+            Err(error) => warn!(%error, "the next rows of a batch could not be read ahead"),
+        }
     }
 
     async fn end(
@@ -111,35 +136,15 @@ impl BatchPublisher {
         }
         Ok(end)
     }
-
-    /// Publishes rows; how many of the first ones are acknowledged without a gap.
-    async fn produce(&self, batch: &BatchView, rows: &[NextRow], now: Timestamp) -> usize {
-        let mut payloads = Vec::with_capacity(rows.len());
-        for row in rows {
-            match self.encoder.notification(&NOTIFICATIONS_BULK, &requested(batch, row, now)).await {
-                Ok(payload) => payloads.push((row, payload)),
-                Err(error) => {
-                    metrics::unavailable("registry");
-                    warn!(%error, "rows of a batch cannot be encoded now");
-                    break;
-                }
-            }
-        }
-        let sends = payloads.iter().map(|(row, payload)| {
-            self.producer.send(&self.topic, Some(row.patient_id.as_str().as_bytes()), Some(payload), &[])
-        });
-        let sent = join_all(sends).await;
-        if let Some(error) = sent.iter().find_map(|one| one.as_ref().err()) {
-            metrics::unavailable("kafka");
-            warn!(%error, "rows of a batch cannot be published now");
-        }
-        sent.iter().take_while(|one| one.is_ok()).count()
-    }
 }
 
 /// Rows of one turn.
 fn share(rate_per_s: i32) -> i64 {
-    (i64::from(rate_per_s) / TURNS_PER_S).max(1)
+    (i64::from(rate_per_s) / TURNS_PER_S).clamp(1, TURN_ROWS_MAX)
+}
+
+fn count(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
 }
 
 /// When the next turn is: so many rows later at the rate, counted from when this one was
@@ -155,25 +160,6 @@ fn later(now: Timestamp, pause: Duration) -> Timestamp {
     now.checked_add(pause).unwrap_or(now)
 }
 
-fn requested(batch: &BatchView, row: &NextRow, now: Timestamp) -> NotificationRequested {
-    let mut variables = batch.made.variables.expose().clone();
-    variables.extend(row.variables.expose().clone());
-    NotificationRequested {
-        caller: batch.made.caller.clone(),
-        idempotency_key: batch.id.key(row.patient_id.as_str(), row.recipient.as_deref()),
-        patient_id: row.patient_id.clone(),
-        recipient: row.recipient.clone(),
-        purpose: batch.made.purpose,
-        urgency: Urgency::Bulk,
-        channels: batch.made.channels.clone(),
-        strategy: Strategy::InOrder,
-        send_at: None,
-        expires_at: Some(batch.made.expires_at),
-        variables: Redacted::new(variables.into_iter().collect()),
-        requested_at: now,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +168,7 @@ mod tests {
     fn turns_keep_the_rate_and_make_up_for_no_more_than_one() {
         let at = |ms: i64| Timestamp::from_millisecond(1_800_000_000_000 + ms).unwrap();
         assert_eq!([share(1), share(3), share(100), share(10_000)], [1, 1, 25, 2500]);
+        assert_eq!(share(i32::MAX), TURN_ROWS_MAX);
         // Due at 0, done at 40 ms: the next one is due at 250 ms, not at 290.
         assert_eq!(next_turn(at(0), 25, 100, at(40)), at(250));
         assert_eq!(next_turn(at(0), 1, 1, at(40)), at(1000));

@@ -90,7 +90,7 @@ impl ReminderWorker {
             return ReminderEnd::TooLate;
         }
         if !recalls && reminder.superseded {
-            return ReminderEnd::Superseded;
+            return if reminder.tried { ReminderEnd::Withdrawn } else { ReminderEnd::Superseded };
         }
         let recipients = reminder.recipients.iter().map(|one| Some(one.as_str()));
         let published = join_all(std::iter::once(None).chain(recipients).map(async |recipient| {
@@ -198,6 +198,7 @@ mod tests {
             location: None,
             started: false,
             superseded: false,
+            tried: false,
         }
     }
 

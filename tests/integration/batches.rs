@@ -305,6 +305,13 @@ async fn of_two_publishers_one_may_die_and_each_recipient_is_one_notification() 
     while some(&mut client).await < 500 {
         assert!(begun.elapsed() < SOON, "nothing is published");
     }
+    // Measured, not configured: the first turns are counted from the start.
+    let rate = async |client: &mut Client| get(client, &id).await.published_per_second;
+    while rate(&mut client).await.is_none() {
+        assert!(begun.elapsed() < SOON, "the rate is not measured");
+    }
+    let (rate, eta) = (rate(&mut client).await.unwrap(), get(&mut client, &id).await.eta);
+    assert!(rate > 0.0 && rate < 1500.0 && eta.is_some(), "{rate}");
     client.pause(proto::BatchServicePauseRequest { batch_id: id.clone() }).await.unwrap();
     publishers[0].kill9();
     // A turn that was begun is finished; after that it stands, for longer than a turn.
@@ -324,6 +331,7 @@ async fn of_two_publishers_one_may_die_and_each_recipient_is_one_notification() 
     let shown = get(&mut client, &id).await;
     let batch = shown.batch.unwrap();
     assert_eq!((batch.published, batch.ended_at.is_some(), shown.eta), (RECIPIENTS, true, None));
+    assert_eq!((shown.progress, shown.published_per_second, shown.check), (1.0, None, None));
     let consumer = world.role("consumer-notification", |_| {});
     consumer.ready().await;
     world.until_no_lag(SOON).await;
@@ -331,8 +339,12 @@ async fn of_two_publishers_one_may_die_and_each_recipient_is_one_notification() 
     let ours = "notification JOIN batch_recipient USING (notification_id)";
     assert_eq!(world.count(ours).await, RECIPIENTS, "each of them");
     assert_eq!(world.count("why WHERE reason = 'conflicting_duplicate'").await, 0);
-    let ended: i64 = get(&mut client, &id).await.ended.iter().map(|end| end.count).sum();
-    assert_eq!(ended, RECIPIENTS, "what was uploaded, published and ended adds up");
+    let client = tokio::sync::Mutex::new(client);
+    eventually("what was uploaded, published and ended adds up", SOON, async || {
+        let shown = get(&mut *client.lock().await, &id).await;
+        shown.ended.iter().map(|end| end.count).sum::<i64>() == RECIPIENTS
+    })
+    .await;
     publishers[1].terminate();
     assert_eq!(publishers[1].wait().await.code(), Some(0), "{}", publishers[1].log());
     consumer.stop().await.unwrap();

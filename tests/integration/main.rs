@@ -8,15 +8,18 @@
 #![allow(missing_docs, reason = "what a test promises is its name")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test may print its figures")]
 
+mod appointment_changes;
 mod appointments;
 mod back_pressure;
 mod bad_input;
 mod bad_records;
+mod batch_exactness;
 mod batches;
 mod bulk_lane;
 mod dead_letter_tools;
 mod dependency_away;
 mod email_events;
+mod endurance;
 mod evidence;
 mod examples;
 mod front;

@@ -77,6 +77,7 @@ pub const METHODS: &[Method] = &[
     unary("/patientnotify.v1.BatchService/Pause", Scope::BatchesWrite),
     unary("/patientnotify.v1.BatchService/Resume", Scope::BatchesWrite),
     unary("/patientnotify.v1.BatchService/Cancel", Scope::BatchesWrite),
+    unary("/patientnotify.v1.BatchService/Check", Scope::BatchesWrite),
     unary("/patientnotify.v1.BatchService/Get", Scope::BatchesRead),
     unary("/patientnotify.v1.BatchService/List", Scope::BatchesRead),
 ];

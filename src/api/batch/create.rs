@@ -14,7 +14,7 @@ use crate::record::batches::NewBatch;
 
 const NAME_MAX_CHARS: usize = 100;
 const RATE_DEFAULT_PER_S: i32 = 100;
-const RATE_MAX_PER_S: i32 = 10_000;
+const RATE_MAX_PER_S: i32 = 100_000;
 /// How far ahead a message may expire, as for Send.
 const EXPIRES_AT_MAX: SignedDuration = SignedDuration::from_hours(732 * 24);
 
@@ -38,7 +38,7 @@ pub(super) fn new_batch(
     }
     let channels = faults.channels("channels", &message.channels);
     let rate = message.rate_per_second;
-    faults.require((0..=RATE_MAX_PER_S).contains(&rate), "rate_per_second", "must be 1 to 10000");
+    faults.require((0..=RATE_MAX_PER_S).contains(&rate), "rate_per_second", "must be 1 to 100000");
     let window = message.window.and_then(|window| window_from(&window, &mut faults));
     faults.require(message.expires_at.is_some(), "expires_at", "is required");
     let expires_at = faults.timestamp("expires_at", message.expires_at);

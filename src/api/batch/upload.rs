@@ -37,7 +37,9 @@ pub(super) async fn run(
     let id = checked_id(&first.batch_id)?;
     let found = batches::get(&service.pool, id, owner(caller)).await.map_err(ApiError::from)?;
     let batch = found.ok_or(ApiError::NotFound("batch"))?;
-    let mut upload = Upload { service, caller, id, batch, csv: None, faults: Vec::new(), begins: true };
+    let rules = Rules::of(&service.renderer, &batch);
+    let mut upload =
+        Upload { service, caller, id, batch, rules, csv: None, faults: Vec::new(), begins: true };
     let mut next = Some(first);
     while let Some(message) = next {
         let last = message.last;
@@ -63,6 +65,7 @@ struct Upload<'a> {
     id: BatchId,
     /// As the last chunk left it.
     batch: BatchView,
+    rules: Rules<'a>,
     csv: Option<Csv>,
     faults: Vec<FaultView>,
     begins: bool,
@@ -102,10 +105,10 @@ impl Upload<'_> {
         if self.csv.is_some() {
             return Err(wrong_form());
         }
-        let (renderer, purpose) = (&self.service.renderer, self.batch.made.purpose);
+        let rules = &self.rules;
         let rows = given.rows.into_iter().map(|row| {
             let recipient = row.recipient_id.filter(|recipient| !recipient.is_empty());
-            checked(&row.patient_id, recipient, row.variables, renderer, purpose)
+            checked(&row.patient_id, recipient, row.variables, rules)
         });
         self.store(given.first_row, rows.collect(), Some(Kind::Rows), last).await
     }
@@ -137,8 +140,8 @@ impl Upload<'_> {
             // Not even the first line is whole.
             return if last { Err(ApiError::invalid("csv", "has no header")) } else { Ok(()) };
         };
-        let (renderer, purpose) = (&self.service.renderer, batch.made.purpose);
-        let rows: Vec<_> = records.map(|record| line(record, &header, renderer, purpose)).collect();
+        let rules = &self.rules;
+        let rows: Vec<_> = records.map(|record| line(record, &header, rules)).collect();
         let (first_row, end) = (batch.rows_received + 1, csv.records.whole());
         self.store(first_row, rows, Some(Kind::Csv { header, end }), last).await
     }
@@ -224,7 +227,7 @@ fn header(first: Record, renderer: &Renderer, purpose: Purpose) -> Result<Vec<St
     Ok(columns)
 }
 
-fn line(record: Record, header: &[String], renderer: &Renderer, purpose: Purpose) -> Result<NewRow, String> {
+fn line(record: Record, header: &[String], rules: &Rules<'_>) -> Result<NewRow, String> {
     let fields = record.map_err(str::to_owned)?;
     if fields.len() != header.len() {
         return Err(format!("has {} fields and the header {}", fields.len(), header.len()));
@@ -238,7 +241,39 @@ fn line(record: Record, header: &[String], renderer: &Renderer, purpose: Purpose
             _ => drop(variables.insert(column.clone(), field)),
         }
     }
-    checked(&patient_id, recipient, variables, renderer, purpose)
+    checked(&patient_id, recipient, variables, rules)
+}
+
+/// What the rows of a batch must have.
+struct Rules<'a> {
+    renderer: &'a Renderer,
+    purpose: Purpose,
+    /// Variables that a template needs.
+    required: Vec<String>,
+    /// Variables that the batch gives.
+    common: Vec<String>,
+}
+
+impl<'a> Rules<'a> {
+    fn of(renderer: &'a Renderer, batch: &BatchView) -> Self {
+        let made = &batch.made;
+        let given = made.variables.expose().iter().filter(|(_, value)| !value.trim().is_empty());
+        Self {
+            renderer,
+            purpose: made.purpose,
+            required: renderer.required(made.purpose, &made.channels),
+            common: given.map(|(name, _)| name.clone()).collect(),
+        }
+    }
+
+    /// A variable that a message to this row would miss.
+    fn missing(&self, own: &BTreeMap<String, String>) -> Option<&str> {
+        let has = |name: &String| match own.get(name) {
+            Some(value) => !value.trim().is_empty(),
+            None => self.common.contains(name),
+        };
+        self.required.iter().find(|name| !has(name)).map(String::as_str)
+    }
 }
 
 /// One row, or why it cannot be used; the reason repeats no value.
@@ -246,8 +281,7 @@ fn checked(
     patient_id: &str,
     recipient: Option<String>,
     variables: BTreeMap<String, String>,
-    renderer: &Renderer,
-    purpose: Purpose,
+    rules: &Rules<'_>,
 ) -> Result<NewRow, String> {
     let patient_id = PatientId::parse(patient_id)
         .ok_or("patient_id: must be 1 to 64 characters of A-Z a-z 0-9 . _ : -")?;
@@ -257,8 +291,11 @@ fn checked(
     if variables.len() > VARIABLES_MAX {
         return Err("variables: has more than 20 entries".to_owned());
     }
+    if let Some(name) = rules.missing(&variables) {
+        return Err(format!("{name}: is required by a template, and neither the row nor the batch has it"));
+    }
     let pairs: Vec<(String, String)> = variables.into_iter().collect();
-    if let Some(fault) = renderer.faults_anywhere(purpose, &pairs).into_iter().next() {
+    if let Some(fault) = rules.renderer.faults_anywhere(rules.purpose, &pairs).into_iter().next() {
         return Err(match fault.name {
             Some(name) => format!("{name}: {}", fault.problem),
             None => format!("variables: {}", fault.problem),
@@ -297,7 +334,14 @@ mod tests {
     #[test]
     fn a_bad_line_says_what_is_wrong_and_repeats_nothing() {
         let header = words(&["patient_id", "recipient_id", "topic"]);
-        let check = |fields: &[&str]| line(Ok(words(fields)), &header, &renderer(), Purpose::Campaign);
+        let renderer = renderer();
+        let rules = Rules {
+            renderer: &renderer,
+            purpose: Purpose::Campaign,
+            required: Vec::new(),
+            common: Vec::new(),
+        };
+        let check = |fields: &[&str]| line(Ok(words(fields)), &header, &rules);
         let good = check(&["pat-1", "", "survey"]).unwrap();
         assert_eq!((good.recipient, good.variables.expose().len()), (None, 1));
         assert!(check(&["pat-1", "rcp-1", ""]).unwrap().variables.expose().is_empty());
@@ -311,5 +355,26 @@ mod tests {
             let reason = check(bad).unwrap_err();
             assert!(reason.contains(problem) && !reason.contains("CANARY"), "{reason}");
         }
+    }
+
+    #[test]
+    fn a_row_has_what_a_template_needs_itself_or_from_its_batch() {
+        let renderer = renderer();
+        let rules = |common: &[&str]| Rules {
+            renderer: &renderer,
+            purpose: Purpose::Campaign,
+            required: words(&["topic"]),
+            common: words(common),
+        };
+        let header = words(&["patient_id", "topic"]);
+        let row = |topic: &str, common: &[&str]| {
+            line(Ok(words(&["pat-1", topic])), &header, &rules(common)).map(drop)
+        };
+        assert_eq!(row("survey", &[]), Ok(()));
+        assert_eq!(row("", &["topic"]), Ok(()));
+        assert!(row("", &[]).unwrap_err().starts_with("topic: is required"));
+        let blank = [("topic".to_owned(), " ".to_owned())].into();
+        let blank = checked("pat-1", None, blank, &rules(&["topic"]));
+        assert!(blank.is_err(), "a row's own value stands over the batch's");
     }
 }

@@ -62,6 +62,15 @@ fn what_is_confirmed_stays_so_until_it_is_moved_and_what_is_cancelled_until_it_i
     let cancelled = confirmed.with_status(AppointmentStatus::Cancelled).unwrap();
     assert_eq!(cancelled.notice, (NoticeKind::Cancelled, 3));
     assert_eq!(wanted().over(Some(&cancelled)), Verdict::Cancelled);
+    let elsewhere = Wanted {
+        status: Some(AppointmentStatus::Cancelled),
+        starts_at: start() + SignedDuration::from_hours(1),
+        ..wanted()
+    };
+    let elsewhere = written(elsewhere.over(Some(&cancelled)));
+    assert_eq!(elsewhere.notice, (NoticeKind::Cancelled, 4), "other words are another notice");
+    let fewer = Wanted { status: Some(AppointmentStatus::Cancelled), offsets_s: vec![3600], ..wanted() };
+    assert_eq!(written(fewer.over(Some(&cancelled))).notice, cancelled.notice);
     let again = Wanted { status: Some(AppointmentStatus::Booked), ..wanted() };
     let again = written(again.over(Some(&cancelled)));
     assert_eq!((again.version, again.schedule, again.notice), (4, 2, (NoticeKind::Made, 4)));

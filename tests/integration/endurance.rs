@@ -302,8 +302,10 @@ async fn two_minutes_of_kills_lose_and_double_nothing() {
     assert!(world.noted_of(&TEST_RESULTS).await == accepted.results, "each result is a notification");
     let noted = world.noted_of(&NOTIFICATIONS).await;
     assert!(accepted.requests.is_subset(&noted), "each request is a notification");
+    // Fewer: a bounce retires an address, and who has no other is suppressed.
     let states = world.states().await;
-    assert_eq!(states.get(&State::Held).copied().unwrap_or(0), accepted.embargoed, "{states:?}");
+    let held = states.get(&State::Held).copied().unwrap_or(0);
+    assert!((1..=accepted.embargoed).contains(&held), "{states:?}");
     world.assert_each_once().await;
     let changes = assert_topic_tells_what_the_database_says(&world).await;
     let check = checked(&world, batch, false).await;

@@ -260,3 +260,22 @@ async fn refused(client: &mut Client, of_topic: proto::OperationsServiceListDead
     let silent = proto::OperationsServicePauseChannelRequest { channel: 1, ..Default::default() };
     assert_eq!(client.pause_channel(silent).await.unwrap_err().code(), Code::InvalidArgument);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receipt_changes_a_delivery_on_its_page() {
+    let world = World::new().await;
+    world.load(&[sms_only(1)]).await;
+    let consumer = world.role("consumer-notification", |_| {});
+    world.publish_requests(&[request(1, "key-1")], &NOTIFICATIONS).await;
+    world.until_sent(1, SOON).await;
+    // As a receipt does it. An index on state or reason, or with a condition on them, would
+    // make every index of the table get an entry.
+    let mut database = world.pool.get().await.unwrap();
+    let transaction = database.transaction().await.unwrap();
+    let receipt = "UPDATE delivery SET state = 'delivered', reason = 'receipt', updated_at = now()";
+    assert_eq!(transaction.execute(receipt, &[]).await.unwrap(), 1);
+    let on_page = "SELECT n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'delivery'";
+    assert_eq!(transaction.query_one(on_page, &[]).await.unwrap().get::<_, i64>(0), 1);
+    transaction.rollback().await.unwrap();
+    consumer.stop().await.unwrap();
+}

@@ -116,7 +116,7 @@ mod tests {
             purpose: proto::Purpose::TestResult.into(),
             variables: [("CANARY".to_owned(), "x".to_owned())].into(),
             channels: vec![1, 1],
-            rate_per_second: 10_001,
+            rate_per_second: 100_001,
             window: Some(proto::SendWindow {
                 start: "8".into(),
                 end: "20:00".into(),

@@ -55,12 +55,10 @@ type Client = FutureProducer<QuietContext>;
 
 /// A record that was handed over; see [`Producer::begin`].
 #[must_use = "whether it arrives is known only after its acknowledgement"]
-pub struct OnItsWay(Way);
-
-enum Way {
+pub struct OnItsWay {
+    delivery: DeliveryFuture,
     /// With whom it is.
-    Queued(DeliveryFuture, Arc<Client>),
-    Ended(Result<(i32, i64), ProduceError>),
+    by: Arc<Client>,
 }
 
 /// A producer; one a process is enough, and it is cheap to share.
@@ -72,6 +70,15 @@ pub struct Producer {
 }
 
 impl ProduceError {
+    /// True when there is no room for it until other records have left.
+    #[must_use]
+    pub fn is_queue_full(&self) -> bool {
+        let Self::Unavailable { cause, .. } = self else {
+            return false;
+        };
+        cause.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+    }
+
     /// True when the record is longer than the topic takes.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
@@ -122,20 +129,18 @@ impl Producer {
         self.send_with(topic, key, payload, owned(headers)).await
     }
 
-    /// Hands one record over without waiting for its acknowledgement; only where the
-    /// queue is full it waits, as [`Producer::send`] does. Records of one key stay in the
-    /// order of these calls.
-    pub async fn begin(&self, topic: &str, key: &[u8], payload: Vec<u8>) -> OnItsWay {
+    /// Hands one record over without waiting, neither for its acknowledgement nor for room
+    /// in the queue. Records of one key stay in the order of these calls.
+    ///
+    /// # Errors
+    /// As [`Producer::send`]; [`ProduceError::is_queue_full`] when others have to leave first.
+    pub fn begin(&self, topic: &str, key: &[u8], payload: &[u8]) -> Result<OnItsWay, ProduceError> {
         let by = Arc::clone(&self.current.read());
-        let record = FutureRecord::<[u8], [u8]>::to(topic).key(key).payload(&payload);
-        let state = match by.send_result(record) {
-            Ok(delivery) => Way::Queued(delivery, by),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                Way::Ended(self.send(topic, Some(key), Some(&payload), &[]).await)
-            }
-            Err((cause, _)) => Way::Ended(Err(self.failed(topic, cause, &by))),
-        };
-        OnItsWay(state)
+        let record = FutureRecord::<[u8], [u8]>::to(topic).key(key).payload(payload);
+        match by.send_result(record) {
+            Ok(delivery) => Ok(OnItsWay { delivery, by }),
+            Err((cause, _)) => Err(self.failed(topic, cause, &by)),
+        }
     }
 
     /// Waits for the acknowledgement of a record that was handed over.
@@ -143,13 +148,10 @@ impl Producer {
     /// # Errors
     /// As [`Producer::send`].
     pub async fn acknowledged(&self, topic: &str, record: OnItsWay) -> Result<(i32, i64), ProduceError> {
-        match record.0 {
-            Way::Ended(ended) => ended,
-            Way::Queued(delivery, by) => match delivery.await {
-                Ok(Ok(delivery)) => Ok((delivery.partition, delivery.offset)),
-                Ok(Err((cause, _))) => Err(self.failed(topic, cause, &by)),
-                Err(_) => Err(classify(topic, KafkaError::Canceled)),
-            },
+        match record.delivery.await {
+            Ok(Ok(delivery)) => Ok((delivery.partition, delivery.offset)),
+            Ok(Err((cause, _))) => Err(self.failed(topic, cause, &record.by)),
+            Err(_) => Err(classify(topic, KafkaError::Canceled)),
         }
     }
 
@@ -260,6 +262,8 @@ mod tests {
         assert!(matches!(of(RDKafkaErrorCode::MessageSizeTooLarge), ProduceError::Refused { .. }));
         assert!(matches!(of(RDKafkaErrorCode::UnknownTopic), ProduceError::Refused { .. }));
         assert!(matches!(of(RDKafkaErrorCode::QueueFull), ProduceError::Unavailable { .. }));
+        assert!(of(RDKafkaErrorCode::QueueFull).is_queue_full());
+        assert!(!of(RDKafkaErrorCode::MessageTimedOut).is_queue_full());
         assert!(matches!(of(RDKafkaErrorCode::MessageTimedOut), ProduceError::Unavailable { .. }));
         assert!(matches!(of(RDKafkaErrorCode::NotEnoughReplicas), ProduceError::Unavailable { .. }));
     }

@@ -52,6 +52,7 @@ impl Worker for BatchPublisher {
     const NAME: &'static str = "batches";
 
     async fn turn(&self) -> Result<Duration, RecordError> {
+        self.ahead.prune();
         let next = self.publish_due().await?;
         Ok(next.map_or(self.poll_interval, |next| next.min(self.poll_interval)))
     }

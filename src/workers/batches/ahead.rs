@@ -26,9 +26,13 @@ struct Page {
 impl Ahead {
     /// The page after a row, if that is the one that was read.
     pub(super) fn take(&self, batch: BatchId, after: i64) -> Option<Vec<NextRow>> {
-        let mut pages = self.0.lock();
-        pages.retain(|_, page| page.read_at.elapsed() < KEPT);
-        pages.remove(&batch).filter(|page| page.after == after).map(|page| page.rows)
+        let page = self.0.lock().remove(&batch);
+        page.filter(|page| page.after == after).map(|page| page.rows)
+    }
+
+    /// Forgets pages whose turn did not come.
+    pub(super) fn prune(&self) {
+        self.0.lock().retain(|_, page| page.read_at.elapsed() < KEPT);
     }
 
     /// Keeps the page after a row.

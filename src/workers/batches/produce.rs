@@ -12,7 +12,7 @@ use crate::record::batch_publish::NextRow;
 use crate::record::batches::BatchView;
 use crate::topic::encoder::{Alike, EncodeError, Encoder};
 use crate::topic::names::NOTIFICATIONS_BULK;
-use crate::topic::producer::{OnItsWay, Producer};
+use crate::topic::producer::{OnItsWay, ProduceError, Producer};
 
 /// Rows between two looks at the clock.
 const LOOK_ROWS: usize = 500;
@@ -58,30 +58,48 @@ impl RowProducer {
                 return Produced { acknowledged: 0, failed: true };
             }
         };
-        let until = Instant::now() + time;
-        let mut sent: Vec<OnItsWay> = Vec::with_capacity(rows.len());
+        let (sent, mut refused) = self.hand_over(batch, rows, &alike, Instant::now() + time).await;
+        let mut acknowledged = 0;
+        for one in sent {
+            if let Err(error) = self.producer.acknowledged(&self.topic, one).await {
+                refused = Some(error);
+                break;
+            }
+            acknowledged += 1;
+        }
+        // Where the queue is full, the rest follows once these have left it.
+        let refused = refused.filter(|error| acknowledged == 0 || !error.is_queue_full());
+        if let Some(error) = &refused {
+            metrics::unavailable("kafka");
+            warn!(%error, "rows of a batch cannot be published now");
+        }
+        Produced { acknowledged, failed: refused.is_some() }
+    }
+
+    /// Hands rows over until it is time, or one is not taken.
+    async fn hand_over(
+        &self,
+        batch: &BatchView,
+        rows: &[NextRow],
+        alike: &Alike,
+        until: Instant,
+    ) -> (Vec<OnItsWay>, Option<ProduceError>) {
+        let mut sent = Vec::with_capacity(rows.len());
         for some in rows.chunks(LOOK_ROWS) {
             if !sent.is_empty() && Instant::now() >= until {
                 break;
             }
             for row in some {
-                let payload = encoded(&alike, batch, row);
-                let key = row.patient_id.as_str().as_bytes();
-                sent.push(self.producer.begin(&self.topic, key, payload).await);
+                let payload = encoded(alike, batch, row);
+                match self.producer.begin(&self.topic, row.patient_id.as_str().as_bytes(), &payload) {
+                    Ok(one) => sent.push(one),
+                    Err(error) => return (sent, Some(error)),
+                }
             }
             // Acknowledgements are taken in, and other batches have their turn.
             tokio::task::yield_now().await;
         }
-        let mut acknowledged = 0;
-        for one in sent {
-            if let Err(error) = self.producer.acknowledged(&self.topic, one).await {
-                metrics::unavailable("kafka");
-                warn!(%error, "rows of a batch cannot be published now");
-                return Produced { acknowledged, failed: true };
-            }
-            acknowledged += 1;
-        }
-        Produced { acknowledged, failed: false }
+        (sent, None)
     }
 
     /// What the requests of a batch have in common.

@@ -18,6 +18,7 @@ mod batches;
 mod bulk_lane;
 mod dead_letter_tools;
 mod dependency_away;
+mod due_depth;
 mod email_events;
 mod endurance;
 mod evidence;

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod dlq;
+pub mod jobs;
 pub mod produce;
 pub mod schemas;
 pub mod topics;
@@ -47,7 +48,7 @@ pub enum Command {
     ConsumerNotificationUpdate,
     /// Deployment: deliveries that were deferred.
     WrkNotifications,
-    /// Deployment: status changes to their topic.
+    /// Deployment: status changes to their topic, and the general queue.
     WrkDefault,
     /// Deployment: batches to their topic, at their rates.
     WrkBatchPublisher,
@@ -75,6 +76,9 @@ pub enum Command {
     /// Dead letters: records that could never be processed.
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Jobs of the general queue.
+    #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
     /// Publish sample events as a laboratory would.
     Produce(produce::Options),
     /// Look at the configuration.
@@ -158,6 +162,7 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::Schemas(SchemasCommand::Apply) => tool(file, async |config| schemas::apply(config).await),
         Command::Schemas(SchemasCommand::Compatible { against }) => report(schemas::compatible(&against)),
         Command::Dlq(command) => tool(file, async move |config| dlq::run(config, command).await),
+        Command::Jobs(command) => tool(file, async move |config| jobs::run(config, command).await),
         Command::Produce(options) => tool(file, async move |config| produce::run(config, options).await),
         Command::Config(command) => self::config(command, file),
     }
@@ -263,6 +268,20 @@ fn print_error(text: &str) {
     let _ = writeln!(io::stderr(), "patient-notify: {text}");
 }
 
+/// Rows under a head, each column as wide as its widest cell, the last one free.
+fn columns<const N: usize>(head: [String; N], rows: Vec<[String; N]>) -> String {
+    let all = || std::iter::once(&head).chain(&rows);
+    let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in all() {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,5 +309,13 @@ mod tests {
         assert_eq!(report(Err(anyhow::anyhow!("2 topics differ"))), ExitCode::FAILURE);
         assert_eq!(report(Err(Usage("no such topic".to_owned()).into())), ExitCode::from(EXIT_USAGE));
         assert_eq!(report(Ok(())), ExitCode::SUCCESS);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned);
+        let text =
+            columns(row(["A", "LONG", "C"]), vec![row(["1234", "x", ""]), row(["5", "y", "the rest"])]);
+        assert_eq!(text, "A     LONG  C\n1234  x\n5     y     the rest\n");
     }
 }

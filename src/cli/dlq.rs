@@ -197,7 +197,6 @@ mod tests {
     use clap::Parser;
 
     use super::super::Cli;
-    use super::*;
 
     fn parses(line: &str) -> bool {
         Cli::try_parse_from(line.split(' ')).is_ok()

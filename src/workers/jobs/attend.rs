@@ -151,12 +151,13 @@ impl Attempt {
 /// Works on a claimed job, and writes down what came of it.
 pub(super) async fn attend(attempt: Attempt, place: Place) {
     let begun = Instant::now();
+    let ClaimedJob { job_id, kind, attempt: number, .. } = attempt.job;
+    info!(%job_id, %kind, attempt = number, "an attempt of a job begins");
     let outcome = attempt.outcome(&place).await;
     let state = match attempt.end(outcome) {
         Some(end) => attempt.write(end).await.map(|state| (end, state)),
         None => None,
     };
-    let ClaimedJob { job_id, kind, attempt: number, .. } = attempt.job;
     let word = match state {
         None => "lost",
         Some((_, JobState::Parked)) => "parked",

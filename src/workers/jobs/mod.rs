@@ -38,7 +38,6 @@ pub struct JobWorker {
     shared: Arc<Shared>,
     in_flight_max: usize,
     poll_interval: Duration,
-    scheduled: Mutex<Option<Instant>>,
     stop: CancellationToken,
     /// Cancelled when the last turn has ended.
     _over: DropGuard,
@@ -51,6 +50,8 @@ struct Shared {
     attempts: TaskTracker,
     /// How many of each kind are worked on.
     busy: Mutex<HashMap<JobKind, usize>>,
+    /// When it was last seen to that jobs which come back by themselves are there.
+    scheduled: Mutex<Option<Instant>>,
 }
 
 /// A job's place in its process; free again when it is dropped.
@@ -60,6 +61,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         if let Some(busy) = self.0.busy.lock().get_mut(&self.1) {
             *busy = busy.saturating_sub(1);
+        }
+        if self.1.plan().repeat.is_some() {
+            *self.0.scheduled.lock() = None;
         }
     }
 }
@@ -75,7 +79,13 @@ impl JobWorker {
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let attempts = TaskTracker::new();
-        let shared = Shared { store, kafka, attempts: attempts.clone(), busy: Mutex::default() };
+        let shared = Shared {
+            store,
+            kafka,
+            attempts: attempts.clone(),
+            busy: Mutex::default(),
+            scheduled: Mutex::default(),
+        };
         let over = CancellationToken::new();
         let drained = {
             let over = over.clone();
@@ -87,14 +97,8 @@ impl JobWorker {
                 }
             }
         };
-        let worker = Self {
-            shared: Arc::new(shared),
-            in_flight_max,
-            poll_interval,
-            scheduled: Mutex::new(None),
-            stop,
-            _over: over.drop_guard(),
-        };
+        let worker =
+            Self { shared: Arc::new(shared), in_flight_max, poll_interval, stop, _over: over.drop_guard() };
         (worker, drained)
     }
 
@@ -110,12 +114,16 @@ impl JobWorker {
     }
 
     async fn schedule(&self) -> Result<(), RecordError> {
-        let is_due = self.scheduled.lock().is_none_or(|at| at.elapsed() >= SCHEDULE_INTERVAL);
-        if is_due {
-            self.shared.store.schedule_jobs().await?;
-            *self.scheduled.lock() = Some(Instant::now());
+        let scheduled = self.shared.scheduled.lock().replace(Instant::now());
+        if scheduled.is_some_and(|at| at.elapsed() < SCHEDULE_INTERVAL) {
+            *self.shared.scheduled.lock() = scheduled;
+            return Ok(());
         }
-        Ok(())
+        let done = self.shared.store.schedule_jobs().await;
+        if done.is_err() {
+            *self.shared.scheduled.lock() = None;
+        }
+        done
     }
 }
 

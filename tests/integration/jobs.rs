@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use patient_notify::api::proto;
 use patient_notify::api::proto::operations_service_client::OperationsServiceClient;
 use patient_notify::domain::Reason;
 use patient_notify::domain::job::{JobKind, JobState, ReplayOrder};
-use patient_notify::record::jobs::{self, JobView};
-use patient_notify::record::replays;
+use patient_notify::record::job_turns::{Claimed, ClaimedJob, JobEnd};
+use patient_notify::record::jobs::{self, Enqueued, JobView, NewJob, Steered};
+use patient_notify::record::{Owner, Store, replays};
 use patient_notify::topic::names::{NOTIFICATIONS, dlq_of};
 use patient_notify::topic::producer::Producer;
 use patient_notify::topic::{DeadLetters, Origin};
@@ -25,6 +27,8 @@ use crate::tools::{printed, read_topic, tool};
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Letters that a replay has on their way at a time.
 const HAND: usize = 16;
+/// Of a job that a test claims itself.
+const LEASE: Duration = Duration::from_secs(60);
 
 type Client = OperationsServiceClient<Channel>;
 
@@ -138,6 +142,72 @@ async fn a_replay_that_is_killed_and_stopped_replays_each_letter() {
     third.terminate();
     assert_eq!(third.wait().await.code(), Some(0));
     stop(roles).await;
+}
+
+async fn put(world: &World, kind: JobKind, key: &str) -> Enqueued {
+    let mut client = world.pool.get().await.unwrap();
+    let tx = client.transaction().await.unwrap();
+    let arguments = serde_json::json!({});
+    let job = NewJob { kind, key, arguments: &arguments, requested_by: "test" };
+    let put = jobs::enqueue(&tx, job).await.unwrap();
+    tx.commit().await.unwrap();
+    put
+}
+
+async fn claim(store: &Store, kinds: &[JobKind]) -> Option<ClaimedJob> {
+    match store.claim_job(kinds, LEASE).await.unwrap() {
+        Some(Claimed::Ours(job)) => Some(*job),
+        Some(Claimed::Parked(..)) | None => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_process_has_a_job_and_who_lost_it_writes_nothing() {
+    let world = World::new().await;
+    let (ours, theirs) = (&world.store, Store::new(world.pool.clone(), Owner::new()));
+    let asked = join_all((0..12).map(|_| put(&world, JobKind::DeadLetterReplay, "one"))).await;
+    let replay = asked[0].job_id;
+    assert_eq!(asked.iter().filter(|one| one.is_new).count(), 1, "one key, one job");
+    assert!(asked.iter().all(|one| one.job_id == replay));
+    let export = put(&world, JobKind::Export, "one").await.job_id;
+    execute(&world, "UPDATE job SET look_at = now() - interval '1 minute'").await;
+    let depth = ours.job_depth().await.unwrap();
+    assert!(depth.len() == 2 && depth.iter().all(|of| of.due == 1 && of.oldest.as_secs() >= 59), "{depth:?}");
+
+    let both = join_all([ours, &theirs].map(|store| claim(store, JobKind::ALL))).await;
+    let mut both: Vec<_> = both.into_iter().flatten().map(|job| job.job_id).collect();
+    both.sort_unstable();
+    assert_eq!(both, [replay, export], "each has one");
+    assert_eq!((claim(ours, JobKind::ALL).await, ours.job_depth().await.unwrap()), (None, vec![]));
+    execute(&world, "UPDATE job SET look_at = now(), attempts_max = 3").await;
+    let first = claim(ours, JobKind::ALL).await.unwrap();
+    assert_eq!((first.job_id, first.attempt), (export, 2), "what is urgent goes first");
+    let progress = serde_json::json!({ "at": 1 });
+    assert!(ours.hold_job(&first, LEASE, Some(&progress)).await.unwrap());
+
+    // Another one has it by now, and goes on where the first one was.
+    execute(&world, "UPDATE job SET look_at = now()").await;
+    assert!(!ours.hold_job(&first, LEASE, None).await.unwrap(), "the lease has run out");
+    let second = claim(&theirs, &[JobKind::Export]).await.unwrap();
+    assert_eq!((second.attempt, &second.progress), (3, &progress));
+    assert_eq!(ours.end_job(&first, JobEnd::Done, None).await.unwrap(), None, "it is not theirs to end");
+    assert_eq!(job(&world, export).await.state, JobState::Running);
+    execute(&world, "UPDATE job SET look_at = now()").await;
+    let last = ours.claim_job(&[JobKind::Export], LEASE).await.unwrap();
+    assert_eq!(last, Some(Claimed::Parked(export, JobKind::Export)), "the last attempt's process died");
+    assert_eq!(theirs.end_job(&second, JobEnd::Done, None).await.unwrap(), None);
+    assert!(put(&world, JobKind::Export, "one").await.is_new, "it has ended");
+    let retry = jobs::retry(&world.pool, export, "test").await.unwrap();
+    assert!(matches!(retry, Steered::Replaced(_)), "{retry:?}");
+
+    let third = claim(ours, &[JobKind::DeadLetterReplay]).await.unwrap();
+    let away = JobEnd::Postponed("brokers_away", Duration::from_secs(60));
+    assert_eq!(ours.end_job(&third, away, None).await.unwrap(), Some(JobState::Queued));
+    let postponed = job(&world, replay).await;
+    assert_eq!((postponed.attempts.0, postponed.fault.as_deref()), (1, Some("brokers_away")), "no attempt");
+    assert_eq!(claim(ours, &[JobKind::DeadLetterReplay]).await, None, "not yet");
+    execute(&world, "UPDATE job SET ended_at = now() - interval '31 days' WHERE state = 'parked'").await;
+    assert_eq!((ours.forget_jobs().await.unwrap(), world.count("job").await), (1, 2));
 }
 
 fn replay(rate_per_second: i32) -> proto::OperationsServiceStartReplayRequest {

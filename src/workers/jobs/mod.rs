@@ -114,10 +114,12 @@ impl JobWorker {
     }
 
     async fn schedule(&self) -> Result<(), RecordError> {
-        let scheduled = self.shared.scheduled.lock().replace(Instant::now());
-        if scheduled.is_some_and(|at| at.elapsed() < SCHEDULE_INTERVAL) {
-            *self.shared.scheduled.lock() = scheduled;
-            return Ok(());
+        {
+            let mut scheduled = self.shared.scheduled.lock();
+            if scheduled.is_some_and(|at| at.elapsed() < SCHEDULE_INTERVAL) {
+                return Ok(());
+            }
+            *scheduled = Some(Instant::now());
         }
         let done = self.shared.store.schedule_jobs().await;
         if done.is_err() {

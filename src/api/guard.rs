@@ -6,16 +6,13 @@ pub mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
-use axum::http::HeaderMap;
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::http::{self, HeaderMap};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
+use tonic::body::Body;
 
-use super::auth::methods::{self, Kind};
 use super::error::ApiError;
 use crate::metrics;
 
@@ -24,6 +21,11 @@ pub const CALL_MAX: Duration = Duration::from_secs(10);
 /// What is kept of a call's time for the way back, so that the caller reads our
 /// answer and not its own deadline.
 const WAY_BACK: Duration = Duration::from_millis(100);
+
+/// A call as it comes.
+pub(super) type Request = http::Request<Body>;
+/// Its answer.
+pub(super) type Response = http::Response<Body>;
 
 /// When a call must be answered.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +40,7 @@ impl Deadline {
         Self { begun, end: begun + timeout.min(longest) }
     }
 
-    /// The deadline of a call that came through [`bound`].
+    /// The deadline of a call that came through `call`.
     #[must_use]
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
         request.extensions().get().copied().unwrap_or_else(|| Self::after(CALL_MAX, CALL_MAX))
@@ -68,23 +70,20 @@ impl Bounds {
     }
 }
 
-/// Middleware of the project's services: refuses a call when too many are under way,
-/// and ends it at its deadline.
-pub async fn bound(State(bounds): State<Arc<Bounds>>, request: Request, next: Next) -> Response {
-    match methods::find(request.uri().path()) {
-        Some(method) if method.kind == Kind::Stream => stream::run(&bounds, method.path, request, next).await,
-        method => call(&bounds, method.map_or("other", |known| known.path), request, next).await,
-    }
-}
-
-/// One request, one answer. A method that the contract does not know is `other` on
-/// metrics: a caller cannot make up new labels.
-async fn call(bounds: &Bounds, method: &'static str, mut request: Request, next: Next) -> Response {
+/// One request, one answer: refused when too many are under way, ended at its deadline.
+/// A method that the contract does not know is `other` on metrics: a caller cannot make
+/// up new labels.
+pub(super) async fn call<Answering: Future<Output = Response>>(
+    bounds: &Bounds,
+    method: &'static str,
+    mut request: Request,
+    next: impl FnOnce(Request) -> Answering,
+) -> Response {
     let deadline = Deadline::after(timeout(request.headers()).unwrap_or(CALL_MAX), CALL_MAX);
     let answer = match bounds.calls.try_acquire() {
         Ok(_place) => {
             request.extensions_mut().insert(deadline);
-            timeout_at(deadline.end, next.run(request))
+            timeout_at(deadline.end, next(request))
                 .await
                 .unwrap_or_else(|_| refusal(ApiError::DeadlineExceeded))
         }
@@ -94,7 +93,7 @@ async fn call(bounds: &Bounds, method: &'static str, mut request: Request, next:
     answer
 }
 
-fn refusal(error: ApiError) -> Response {
+pub(super) fn refusal(error: ApiError) -> Response {
     error.into_status().into_http()
 }
 

@@ -13,11 +13,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
-use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use deadpool_postgres::Pool;
-use jiff::SignedDuration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -27,23 +25,18 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use tonic_web::GrpcWebLayer;
 
 use crate::config;
 use crate::deliver::Renderer;
 use crate::health::Health;
 use auth::{Auth, Tls};
-use proto::appointment_service_server::AppointmentServiceServer;
-use proto::batch_service_server::BatchServiceServer;
-use proto::notification_service_server::NotificationServiceServer;
-use proto::operations_service_server::OperationsServiceServer;
-use proto::recipient_service_server::RecipientServiceServer;
-use proto::template_service_server::TemplateServiceServer;
+use calls::{AtOnce, Calls};
 
 pub mod appointment;
 pub mod auth;
 pub mod batch;
 pub mod browser;
+mod calls;
 pub mod convert;
 pub mod error;
 pub mod guard;
@@ -206,10 +199,11 @@ pub async fn serve(front: Front) -> Result<Serving, ServeError> {
         .into_axum_router()
         .reset_fallback();
     let page = index::page(&front.links);
+    let calls = Calls::new(&front, &auth);
     let router = Router::new()
         .route("/", get(move || std::future::ready(page.clone())))
         .merge(open)
-        .merge(services(&front, &auth))
+        .merge(calls.for_browsers(&front.config.browser_origins))
         .merge(webhooks::router(front.webhooks, front.publisher.clone(), front.pool.clone()))
         .merge(front.extra_http.reset_fallback())
         .fallback(no_such_path);
@@ -218,7 +212,8 @@ pub async fn serve(front: Front) -> Result<Serving, ServeError> {
     tokio::spawn(tell_health(reporter, Arc::clone(&health), shutdown.clone()));
     auth.start(pool.clone(), shutdown.clone());
     let at_once = front.config.concurrency.saturating_add(front.config.streams_max);
-    let server = run(listener, auth.tls(), Routes::from(router).prepare(), at_once, health, shutdown);
+    let server =
+        run(listener, auth.tls(), (calls, Routes::from(router).prepare()), at_once, health, shutdown);
     let task = tokio::spawn(async move {
         let ended = server.await;
         auth.finish(&pool).await;
@@ -247,50 +242,6 @@ async fn listen(config: &config::App, auth: &Auth) -> Result<TcpListener, ServeE
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
 
-/// The project's services behind their bounds; from outside to inside: which pages may
-/// call, gRPC-Web, bounds, who calls.
-fn services(front: &Front, auth: &Arc<Auth>) -> Router {
-    let max_bytes = front.config.request_max_bytes;
-    let schedule_max = SignedDuration::try_from(front.schedule_max).unwrap_or(SignedDuration::MAX);
-    let notifications = notification::Notifications::new(
-        front.publisher.clone(),
-        front.pool.clone(),
-        schedule_max,
-        Arc::clone(&front.notifications),
-    );
-    let recipients = recipient::Recipients { pool: front.pool.clone() };
-    let appointments = appointment::Appointments {
-        publisher: front.publisher.clone(),
-        pool: front.pool.clone(),
-        config: front.appointments.clone(),
-    };
-    let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
-    let templates = template::Templates { renderer: Arc::clone(&front.renderer) };
-    let operations = operations::Operations::new(front.pool.clone(), front.operations.clone());
-    Routes::new(NotificationServiceServer::new(notifications).max_decoding_message_size(max_bytes))
-        .add_service(OperationsServiceServer::new(operations).max_decoding_message_size(max_bytes))
-        .add_service(RecipientServiceServer::new(recipients).max_decoding_message_size(max_bytes))
-        .add_service(AppointmentServiceServer::new(appointments).max_decoding_message_size(max_bytes))
-        .add_service(BatchServiceServer::new(batches).max_decoding_message_size(max_bytes))
-        .add_service(TemplateServiceServer::new(templates).max_decoding_message_size(max_bytes))
-        .into_axum_router()
-        .reset_fallback()
-        .route_layer(middleware::from_fn_with_state(Arc::clone(auth), auth::check))
-        .route_layer(middleware::from_fn_with_state(
-            Arc::new(guard::Bounds::new(
-                front.config.concurrency,
-                front.config.streams_max,
-                front.shutdown.clone(),
-            )),
-            guard::bound,
-        ))
-        .route_layer(GrpcWebLayer::new())
-        .route_layer(middleware::from_fn_with_state(
-            browser::Origins::parse(&front.config.browser_origins),
-            browser::admit,
-        ))
-}
-
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -300,19 +251,20 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 async fn run(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
-    routes: Routes,
+    (calls, router): (Calls, Routes),
     concurrency: usize,
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let router = Server::builder()
+        .layer(AtOnce(calls))
         .accept_http1(true)
         .max_concurrent_streams(u32::try_from(concurrency).unwrap_or(u32::MAX))
         .http2_keepalive_interval(Some(HTTP2_KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(HTTP2_KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(HEADERS_MAX_BYTES)
         .max_connection_age(CONNECTION_AGE_MAX)
-        .add_routes(routes);
+        .add_routes(router);
     let stop = shutdown.clone().cancelled_owned();
     let server = async {
         match tls {

@@ -5,6 +5,7 @@
 mod people;
 mod publish;
 mod report;
+mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,7 +65,11 @@ pub(super) async fn run(environment: &Environment, options: &Options) -> anyhow:
     settle(&config, &store, reporting).await?;
     let report = Report::gather(&config, &store, &log, &published, &reporting.told()).await?;
     println!("\n{report}");
-    Ok(report.is_clean())
+    workers::show(&config.app.listen, &environment.sandbox, options.patients).await?;
+    settle(&config, &store, reporting).await?;
+    let doubled = log.by_delivery().values().filter(|&&times| times > 1).count();
+    println!("  doubled              {doubled}");
+    Ok(report.is_clean() && doubled == 0)
 }
 
 /// A bar that shows itself when a step takes long.

@@ -4,9 +4,9 @@
 use std::sync::LazyLock;
 
 use apache_avro::Schema;
-use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
 use jiff::Timestamp;
+use serde::ser::{Serialize, Serializer};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 
@@ -88,7 +88,7 @@ impl Encoder {
     /// As [`Encoder::schema_id`].
     pub async fn test_result(&self, event: &TestResultPublished) -> Result<Vec<u8>, EncodeError> {
         let id = self.schema_id(&names::TEST_RESULTS).await?;
-        wire(&TEST_RESULT, id, test_result(event), "TestResultPublished")
+        wire(&TEST_RESULT, id, &TestResult::of(event), "TestResultPublished")
     }
 
     /// A value for [`names::NOTIFICATIONS`] or [`names::NOTIFICATIONS_BULK`].
@@ -101,7 +101,7 @@ impl Encoder {
         event: &NotificationRequested,
     ) -> Result<Vec<u8>, EncodeError> {
         let id = self.schema_id(topic).await?;
-        wire(&NOTIFICATION, id, notification(event), "NotificationRequested")
+        wire(&NOTIFICATION, id, &Notification::of(event), "NotificationRequested")
     }
 
     /// A value for `pat.notification-updates.v1`.
@@ -113,7 +113,7 @@ impl Encoder {
         const NAME: &str = "NotificationUpdate";
         let id = self.schema_id(&names::NOTIFICATION_UPDATES).await?;
         let parts = Parts::of(&update.fact).ok_or(EncodeError::Unencodable { record: NAME })?;
-        wire(&UPDATE, id, parts.record(update), NAME)
+        wire(&UPDATE, id, &parts.record(update), NAME)
     }
 
     /// A value for `pat.notification-status.v1`.
@@ -122,7 +122,7 @@ impl Encoder {
     /// As [`Encoder::schema_id`].
     pub async fn status(&self, event: &StatusChanged) -> Result<Vec<u8>, EncodeError> {
         let id = self.schema_id(&names::NOTIFICATION_STATUS).await?;
-        wire(&STATUS, id, status(event), "NotificationStatusChanged")
+        wire(&STATUS, id, &Status::of(event), "NotificationStatusChanged")
     }
 }
 
@@ -140,49 +140,87 @@ fn writer(schema: &'static str) -> Writer {
     GenericDatumWriter::builder(schema).build().expect(SOUND)
 }
 
-fn wire(writer: &Writer, id: u32, record: Value, name: &'static str) -> Result<Vec<u8>, EncodeError> {
+fn wire(
+    writer: &Writer,
+    id: u32,
+    record: &impl Serialize,
+    name: &'static str,
+) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::with_capacity(192);
     bytes.push(0);
     bytes.extend_from_slice(&id.to_be_bytes());
     // The library's error may quote the value: it must not be passed on.
-    writer.write_value(&mut bytes, record).map_err(|_| EncodeError::Unencodable { record: name })?;
+    writer.write_ser(&mut bytes, record).map_err(|_| EncodeError::Unencodable { record: name })?;
     Ok(bytes)
 }
 
-fn test_result(event: &TestResultPublished) -> Value {
-    let urgency = match event.urgency {
-        ResultUrgency::Normal => "normal",
-        ResultUrgency::Abnormal => "abnormal",
-        ResultUrgency::Critical => "critical",
-    };
-    record([
-        ("result_id", text(&event.result_id)),
-        ("version", Value::Int(event.version)),
-        ("patient_id", text(event.patient_id.as_str())),
-        ("facility_id", text(&event.facility_id)),
-        ("category", text(event.category.expose())),
-        ("urgency", text(urgency)),
-        ("released_at", time(event.released_at)),
-        ("available_at", time(event.available_at)),
-    ])
+// The records with their fields in the schemas' order. They borrow what they write.
+
+#[derive(serde::Serialize)]
+struct TestResult<'a> {
+    result_id: &'a str,
+    version: i32,
+    patient_id: &'a str,
+    facility_id: &'a str,
+    category: &'a str,
+    urgency: Symbol,
+    released_at: Millis,
+    available_at: Millis,
 }
 
-fn notification(event: &NotificationRequested) -> Value {
-    let variables = event.variables.expose().iter().map(|(name, value)| (name.clone(), text(value)));
-    record([
-        ("caller", text(&event.caller)),
-        ("idempotency_key", text(&event.idempotency_key)),
-        ("patient_id", text(event.patient_id.as_str())),
-        ("recipient", optional(event.recipient.as_deref().map(text))),
-        ("purpose", text(event.purpose.as_str())),
-        ("urgency", text(event.urgency.as_str())),
-        ("channels", Value::Array(event.channels.iter().map(|channel| text(channel.as_str())).collect())),
-        ("strategy", text(event.strategy.as_str())),
-        ("send_at", optional(event.send_at.map(time))),
-        ("expires_at", optional(event.expires_at.map(time))),
-        ("variables", Value::Map(variables.collect())),
-        ("requested_at", time(event.requested_at)),
-    ])
+impl<'a> TestResult<'a> {
+    fn of(event: &'a TestResultPublished) -> Self {
+        let urgency = match event.urgency {
+            ResultUrgency::Normal => "normal",
+            ResultUrgency::Abnormal => "abnormal",
+            ResultUrgency::Critical => "critical",
+        };
+        Self {
+            result_id: &event.result_id,
+            version: event.version,
+            patient_id: event.patient_id.as_str(),
+            facility_id: &event.facility_id,
+            category: event.category.expose(),
+            urgency: Symbol(urgency),
+            released_at: Millis(event.released_at),
+            available_at: Millis(event.available_at),
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Notification<'a> {
+    caller: &'a str,
+    idempotency_key: &'a str,
+    patient_id: &'a str,
+    recipient: Option<&'a str>,
+    purpose: Symbol,
+    urgency: Symbol,
+    channels: Vec<Symbol>,
+    strategy: Symbol,
+    send_at: Option<Millis>,
+    expires_at: Option<Millis>,
+    variables: Variables<'a>,
+    requested_at: Millis,
+}
+
+impl<'a> Notification<'a> {
+    fn of(event: &'a NotificationRequested) -> Self {
+        Self {
+            caller: &event.caller,
+            idempotency_key: &event.idempotency_key,
+            patient_id: event.patient_id.as_str(),
+            recipient: event.recipient.as_deref(),
+            purpose: Symbol(event.purpose.as_str()),
+            urgency: Symbol(event.urgency.as_str()),
+            channels: event.channels.iter().map(|channel| Symbol(channel.as_str())).collect(),
+            strategy: Symbol(event.strategy.as_str()),
+            send_at: event.send_at.map(Millis),
+            expires_at: event.expires_at.map(Millis),
+            variables: Variables(event.variables.expose()),
+            requested_at: Millis(event.requested_at),
+        }
+    }
 }
 
 /// The fields of a `NotificationUpdate` that some kinds have and others do not.
@@ -240,60 +278,101 @@ impl<'a> Parts<'a> {
         })
     }
 
-    fn record(self, update: &NotificationUpdate) -> Value {
-        let word = |word: Option<&str>| optional(word.map(text));
-        record([
-            ("update_id", text(&update.update_id)),
-            ("kind", text(self.kind)),
-            ("occurred_at", time(update.occurred_at)),
-            ("source", text(&update.source)),
-            ("patient_id", word(update.patient_id.as_ref().map(PatientId::as_str))),
-            ("notification_id", word(self.notification_id.as_deref())),
-            ("delivery_id", word(self.delivery_id.as_deref())),
-            ("provider_message_id", word(self.provider_message_id)),
-            ("recipient", word(self.recipient)),
-            ("channel", word(self.channel)),
-            ("purpose", word(self.purpose)),
-            ("receipt", word(self.receipt)),
-            ("engagement", word(self.engagement)),
-            ("provider_code", word(self.provider_code)),
-            ("caller", word(self.caller)),
-        ])
+    fn record(&'a self, update: &'a NotificationUpdate) -> Update<'a> {
+        Update {
+            update_id: &update.update_id,
+            kind: Symbol(self.kind),
+            occurred_at: Millis(update.occurred_at),
+            source: &update.source,
+            patient_id: update.patient_id.as_ref().map(PatientId::as_str),
+            notification_id: self.notification_id.as_deref(),
+            delivery_id: self.delivery_id.as_deref(),
+            provider_message_id: self.provider_message_id,
+            recipient: self.recipient,
+            channel: self.channel.map(Symbol),
+            purpose: self.purpose.map(Symbol),
+            receipt: self.receipt.map(Symbol),
+            engagement: self.engagement.map(Symbol),
+            provider_code: self.provider_code,
+            caller: self.caller,
+        }
     }
 }
 
-fn status(event: &StatusChanged) -> Value {
-    record([
-        ("notification_id", text(&event.notification_id.to_string())),
-        ("patient_id", text(event.patient_id.as_str())),
-        ("recipient_id", text(&event.recipient_id.to_string())),
-        ("purpose", text(event.purpose.as_str())),
-        ("sequence", Value::Int(event.sequence)),
-        ("state", text(event.state.as_str())),
-        ("reason", text(event.reason.as_str())),
-        ("channel", optional(event.channel.map(|channel| text(channel.as_str())))),
-        ("caller", optional(event.caller.as_deref().map(text))),
-        ("changed_at", time(event.changed_at)),
-    ])
+#[derive(serde::Serialize)]
+struct Update<'a> {
+    update_id: &'a str,
+    kind: Symbol,
+    occurred_at: Millis,
+    source: &'a str,
+    patient_id: Option<&'a str>,
+    notification_id: Option<&'a str>,
+    delivery_id: Option<&'a str>,
+    provider_message_id: Option<&'a str>,
+    recipient: Option<&'a str>,
+    channel: Option<Symbol>,
+    purpose: Option<Symbol>,
+    receipt: Option<Symbol>,
+    engagement: Option<Symbol>,
+    provider_code: Option<&'a str>,
+    caller: Option<&'a str>,
 }
 
-fn record<const N: usize>(fields: [(&str, Value); N]) -> Value {
-    Value::Record(fields.map(|(name, value)| (name.to_owned(), value)).into())
+#[derive(serde::Serialize)]
+struct Status<'a> {
+    notification_id: String,
+    patient_id: &'a str,
+    recipient_id: String,
+    purpose: Symbol,
+    sequence: i32,
+    state: Symbol,
+    reason: &'static str,
+    channel: Option<Symbol>,
+    caller: Option<&'a str>,
+    changed_at: Millis,
 }
 
-/// A string; where the schema has an enum, its symbol.
-fn text(text: &str) -> Value {
-    Value::String(text.to_owned())
+impl<'a> Status<'a> {
+    fn of(event: &'a StatusChanged) -> Self {
+        Self {
+            notification_id: event.notification_id.to_string(),
+            patient_id: event.patient_id.as_str(),
+            recipient_id: event.recipient_id.to_string(),
+            purpose: Symbol(event.purpose.as_str()),
+            sequence: event.sequence,
+            state: Symbol(event.state.as_str()),
+            reason: event.reason.as_str(),
+            channel: event.channel.map(|channel| Symbol(channel.as_str())),
+            caller: event.caller.as_deref(),
+            changed_at: Millis(event.changed_at),
+        }
+    }
 }
 
-fn time(at: Timestamp) -> Value {
-    Value::TimestampMillis(at.as_millisecond())
+/// A symbol of the enum that the schema has there.
+struct Symbol(&'static str);
+
+impl Serialize for Symbol {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        // The library finds a symbol by its word where the index says nothing.
+        to.serialize_unit_variant("", u32::MAX, self.0)
+    }
 }
 
-/// A union of null (first) and something.
-fn optional(value: Option<Value>) -> Value {
-    match value {
-        None => Value::Union(0, Box::new(Value::Null)),
-        Some(value) => Value::Union(1, Box::new(value)),
+/// A time in milliseconds.
+struct Millis(Timestamp);
+
+impl Serialize for Millis {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i64(self.0.as_millisecond())
+    }
+}
+
+/// Values by name.
+struct Variables<'a>(&'a [(String, String)]);
+
+impl Serialize for Variables<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
 }

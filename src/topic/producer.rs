@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::util::Timeout;
 use thiserror::Error;
@@ -139,7 +139,7 @@ impl Producer {
             payload,
             key,
             timestamp: None,
-            headers: Some(headers),
+            headers: (headers.count() > 0).then_some(headers),
         };
         let producer = Arc::clone(&self.current.read());
         match producer.send(record, Timeout::After(self.timeout)).await {

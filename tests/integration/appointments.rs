@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::front::{assert_away, front, front_with, reason, within};
+use crate::front::{assert_away, front, front_with, reason, refused_in_time, within};
 use crate::harness::{BrokerProxy, Proxy, World, eventually, patient, ready, sms_only, stop};
 use crate::templates::preview;
 
@@ -341,7 +341,8 @@ async fn what_is_away_is_told_and_nothing_is_lost_over_it() {
         notify: true,
         ..wish("apt-1", 1, 3)
     };
-    assert_away(&client.put(within(CALL, wish.clone())).await.unwrap_err(), "BROKER_UNAVAILABLE");
+    let status = refused_in_time(async || client.clone().put(within(CALL, wish.clone())).await).await;
+    assert_away(&status, "BROKER_UNAVAILABLE");
     what_is_planned_falls_due(&world).await;
     eventually("a reminder met the missing broker", SOON, async || {
         world.count("appointment_reminder WHERE owner IS NOT NULL").await == 1
@@ -366,11 +367,14 @@ async fn what_is_away_is_told_and_nothing_is_lost_over_it() {
 
     database.cut().await;
     let ask = proto::AppointmentServiceGetRequest { appointment_id: "apt-1".to_owned() };
-    assert_away(&client.get(within(CALL, ask)).await.unwrap_err(), "DATABASE_UNAVAILABLE");
-    assert_away(&client.put(within(CALL, wish)).await.unwrap_err(), "DATABASE_UNAVAILABLE");
+    let status = refused_in_time(async || client.clone().get(within(CALL, ask.clone())).await).await;
+    assert_away(&status, "DATABASE_UNAVAILABLE");
+    let status = refused_in_time(async || client.clone().put(within(CALL, wish.clone())).await).await;
+    assert_away(&status, "DATABASE_UNAVAILABLE");
     let mut batches = BatchServiceClient::new(channel);
-    let list = within(CALL, proto::BatchServiceListRequest::default());
-    assert_away(&batches.list(list).await.unwrap_err(), "DATABASE_UNAVAILABLE");
+    let list = proto::BatchServiceListRequest::default;
+    let status = refused_in_time(async || batches.list(within(CALL, list())).await).await;
+    assert_away(&status, "DATABASE_UNAVAILABLE");
     database.restore().await;
     assert_eq!(get(&mut client, "apt-1").await.version, 1);
     cron.stop().await.unwrap();

@@ -1,4 +1,4 @@
-//! Middleware of the project's services: who calls, may they, and not too often.
+//! Before each call: who calls, may they, and not too often.
 //!
 //! A call with a bearer token is its token's caller, whatever certificate secures the
 //! connection; a bad token is refused and never falls back to the certificate. A
@@ -7,21 +7,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
-use axum::middleware::Next;
-use axum::response::Response;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::transport::server::TcpConnectInfo;
 
 use super::keys::UNKNOWN_KEY_PAUSE;
-use super::methods::{self, Method};
+use super::methods::Method;
 use super::quota::Allowance;
 use super::tls::Peer;
 use super::token::TokenFault;
 use super::{Auth, Caller, Scope};
 use crate::api::error::ApiError;
+use crate::api::guard::Request;
 use crate::api::validate::Violations;
 
 /// Why a call is refused, and the metric label of that.
@@ -52,25 +49,28 @@ impl From<TokenFault> for Refusal {
     }
 }
 
-/// Lets a call through with its [`Caller`] in the extensions, or answers why not.
-pub(crate) async fn check(State(auth): State<Arc<Auth>>, mut request: Request, next: Next) -> Response {
-    let Some(method) = methods::find(request.uri().path()) else {
-        let wrong = "this server has no such method; reflection lists those it has";
-        return Status::unimplemented(wrong).into_http();
-    };
-    let caller = match caller(&auth, request.headers(), request.extensions().get()).await {
+/// Puts the [`Caller`] into the call's extensions, or says why it may not call.
+///
+/// # Errors
+/// The answer to one that may not; it is noted.
+pub(crate) async fn check(
+    auth: &Auth,
+    method: &'static Method,
+    request: &mut Request,
+) -> Result<(), ApiError> {
+    let caller = match caller(auth, request.headers(), request.extensions().get()).await {
         Ok(caller) => caller,
-        Err(refusal) => return refused(&auth, method, None, &request, refusal),
+        Err(refusal) => return Err(refused(auth, method, None, request, refusal)),
     };
-    match admit(&auth, method, &caller) {
+    match admit(auth, method, &caller) {
         Ok(allowance) => {
             request.extensions_mut().insert(caller);
             if let Some(allowance) = allowance {
                 request.extensions_mut().insert(allowance);
             }
-            next.run(request).await
+            Ok(())
         }
-        Err(refusal) => refused(&auth, method, Some(&caller), &request, refusal),
+        Err(refusal) => Err(refused(auth, method, Some(&caller), request, refusal)),
     }
 }
 
@@ -80,9 +80,9 @@ fn refused(
     caller: Option<&Caller>,
     request: &Request,
     refusal: Refusal,
-) -> Response {
+) -> ApiError {
     auth.refusals.note(method, refusal.reason, caller, address(request));
-    refusal.error.into_status().into_http()
+    refusal.error
 }
 
 /// Where the call comes from, for the log.

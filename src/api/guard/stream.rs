@@ -10,19 +10,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::Request;
+use axum::body::{Bytes, HttpBody};
 use axum::http::HeaderMap;
-use axum::middleware::Next;
-use axum::response::Response;
 use futures::future::BoxFuture;
 use http_body::Frame;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
+use tonic::body::Body;
+use tonic::{Code, Status};
 
-use super::{Bounds, CALL_MAX, Deadline, code_name, code_of, refusal, timeout};
+use super::{Bounds, CALL_MAX, Deadline, Request, Response, code_name, code_of, refusal, timeout};
 use crate::api::error::ApiError;
 use crate::metrics;
 
@@ -38,7 +36,7 @@ const LAST_FRAMES: u8 = 2;
 pub struct Stopping(CancellationToken);
 
 impl Stopping {
-    /// The one of a call that came through [`super::bound`]; never, for others.
+    /// The one of a call that came through `run`; never, for others.
     #[must_use]
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
         request.extensions().get().cloned().unwrap_or_else(|| Self(CancellationToken::new()))
@@ -65,7 +63,12 @@ impl Drop for Open {
 }
 
 /// Runs a stream within its bounds.
-pub(super) async fn run(bounds: &Bounds, method: &'static str, mut request: Request, next: Next) -> Response {
+pub(in crate::api) async fn run<Answering: Future<Output = Response>>(
+    bounds: &Bounds,
+    method: &'static str,
+    mut request: Request,
+    next: impl FnOnce(Request) -> Answering,
+) -> Response {
     let Ok(place) = Arc::clone(&bounds.streams).try_acquire_owned() else {
         metrics::grpc_stream_ended(method, code_name(Code::ResourceExhausted));
         return refusal(ApiError::Overloaded);
@@ -88,7 +91,7 @@ pub(super) async fn run(bounds: &Bounds, method: &'static str, mut request: Requ
     };
     let answer = tokio::select! {
         biased;
-        answer = next.run(request) => answer,
+        answer = next(request) => answer,
         () = sleep_until(deadline.end) => refusal(at_the_end()),
         () = drained => refusal(ApiError::Stopping),
     };
@@ -129,7 +132,7 @@ impl Bounded {
         }
     }
 
-    fn end(&mut self) -> Option<Result<Frame<Bytes>, axum::Error>> {
+    fn end(&mut self) -> Option<Result<Frame<Bytes>, Status>> {
         let (trailers, _) = self.last.take()?;
         self.open.code = code_of(&trailers);
         self.inner = Body::empty();
@@ -139,12 +142,12 @@ impl Bounded {
 
 impl HttpBody for Bounded {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.look(cx);
         match &mut self.last {
             Some((_, 0)) => return Poll::Ready(self.end()),
@@ -209,9 +212,9 @@ mod tests {
     fn messages(endless: bool) -> Body {
         let ready = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(b"m")));
         if endless {
-            Body::from_stream(ready)
+            Body::new(axum::body::Body::from_stream(ready))
         } else {
-            Body::from_stream(ready.take(1).chain(stream::pending()))
+            Body::new(axum::body::Body::from_stream(ready.take(1).chain(stream::pending())))
         }
     }
 

@@ -26,12 +26,14 @@ const PAYLOAD_MAX_BYTES: usize = 65_536;
 const RESULTS_ID: u32 = 7;
 const NOTIFICATIONS_ID: u32 = 8;
 const UPDATES_ID: u32 = 9;
+const STATUS_ID: u32 = 10;
 
 async fn registry() -> StubRegistry {
     StubRegistry::start(&[
         (RESULTS_ID, contract::TEST_RESULTS),
         (NOTIFICATIONS_ID, contract::NOTIFICATIONS),
         (UPDATES_ID, contract::NOTIFICATION_UPDATES),
+        (STATUS_ID, contract::NOTIFICATION_STATUS),
     ])
     .await
 }
@@ -51,7 +53,7 @@ static PREPARED: LazyLock<Decoder> = LazyLock::new(|| {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let decoder = decoder(&registry().await);
-        let heads = [RESULTS_ID, NOTIFICATIONS_ID, UPDATES_ID].map(head);
+        let heads = [RESULTS_ID, NOTIFICATIONS_ID, UPDATES_ID, STATUS_ID].map(head);
         decoder.prepare(heads.iter().map(|head| &head[..])).await.unwrap();
         decoder
     })

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use crate::domain::{
     Channel, DeliveryId, DeliveryRef, Engagement, Fact, NotificationId, NotificationRequested,
-    NotificationUpdate, PatientId, Purpose, ReceiptStatus, Redacted, ResultUrgency,
-    Strategy as ChannelStrategy, TestResultPublished, Urgency,
+    NotificationUpdate, PatientId, Purpose, Reason as Why, ReceiptStatus, RecipientId, Redacted,
+    ResultUrgency, State, StatusChanged, Strategy as ChannelStrategy, TestResultPublished, Urgency,
 };
 
 use super::*;
@@ -93,6 +93,26 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn a_status()(
+        (notification, recipient) in (any::<u128>(), any::<u128>()),
+        (patient, caller) in (opaque(), prop::option::of(opaque())),
+        purpose in prop::sample::select(Purpose::ALL),
+        sequence in 1..=i32::MAX,
+        state in prop::sample::select(State::ALL),
+        reason in prop::sample::select(Why::ALL),
+        channel in prop::option::of(prop::sample::select(Channel::ALL)),
+        changed_at in time(),
+    ) -> StatusChanged {
+        StatusChanged {
+            notification_id: NotificationId(uuid::Uuid::from_u128(notification)),
+            patient_id: PatientId::parse(&patient).unwrap(),
+            recipient_id: RecipientId(uuid::Uuid::from_u128(recipient)),
+            purpose, sequence, state, reason, channel, caller, changed_at,
+        }
+    }
+}
+
 /// An encoder whose registry gives the ids that [`PREPARED`] knows.
 static ENCODE: LazyLock<(tokio::runtime::Runtime, Encoder)> = LazyLock::new(|| {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -120,9 +140,15 @@ proptest! {
     }
 
     #[test]
+    fn a_change_of_status_survives_the_wire(change in a_status()) {
+        let bytes = ENCODE.0.block_on(ENCODE.1.status(&change)).unwrap();
+        prop_assert_eq!(PREPARED.decode_status(Some(&bytes)), Ok(Some(change)));
+    }
+
+    #[test]
     fn any_bytes_are_decoded_or_rejected(
         bytes in prop::collection::vec(any::<u8>(), 0..300),
-        id in prop::sample::select(vec![RESULTS_ID, NOTIFICATIONS_ID, UPDATES_ID]),
+        id in prop::sample::select(vec![RESULTS_ID, NOTIFICATIONS_ID, UPDATES_ID, STATUS_ID]),
         has_head in any::<bool>(),
     ) {
         let payload = if has_head { [head(id), bytes].concat() } else { bytes };
@@ -130,6 +156,7 @@ proptest! {
             let _ = PREPARED.decode(kind, Some(&payload));
         }
         let _ = PREPARED.decode_update(Some(&payload));
+        let _ = PREPARED.decode_status(Some(&payload));
     }
 
     #[test]

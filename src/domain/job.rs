@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -100,21 +98,6 @@ impl JobState {
             Self::Done | Self::Parked | Self::Cancelled => true,
         }
     }
-}
-
-/// Arguments of a [`JobKind::DeadLetterReplay`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReplayOrder {
-    /// Full name of the dead-letter topic.
-    pub topic: String,
-    /// Only those with this reason.
-    pub reason: Option<String>,
-    /// Only those that were on this partition of their own topic.
-    pub partition: Option<i32>,
-    /// How many at most; `None`: all.
-    pub limit: Option<u64>,
-    /// How many a second at most.
-    pub rate_per_s: u32,
 }
 
 #[cfg(test)]

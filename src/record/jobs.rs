@@ -1,10 +1,11 @@
 //! The general queue as it is asked: a job is put into it, looked at, called off, and
-//! begun anew. How processes work on it is in [`super::job_turns`].
+//! begun anew. How processes work on it is in
+//! [`super::job_turns`], what comes back by itself in [`super::job_upkeep`].
 //!
 //! Two calls that are about the same key of a kind follow one another, so that there is
 //! at most one job of it that has not ended.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool_postgres::{Pool, Transaction};
 use jiff::Timestamp;
@@ -15,16 +16,9 @@ use uuid::Uuid;
 use super::audit::{self, AuditEntry};
 use super::cases::query;
 use super::error::RecordError;
-use super::store::Store;
+use super::job_turns::millis;
 use crate::domain::job::{JobKind, JobState};
 use crate::metrics;
-
-/// Ended jobs of one statement that forgets them.
-const FORGET_MAX: i64 = 1_000;
-/// How long ended jobs are kept.
-const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Who asks for jobs that come back by themselves.
-const OURSELVES: &str = "patient-notify";
 
 /// A job that is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -116,17 +110,6 @@ pub enum Steered {
     Replaced(Uuid),
 }
 
-/// Due jobs of one kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JobDepth {
-    /// What they do.
-    pub kind: JobKind,
-    /// How many are due, those of dead owners included.
-    pub due: i64,
-    /// How long the oldest has been due.
-    pub oldest: Duration,
-}
-
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('job:' || $1 || ':' || $2, 0))";
 
 const PRESENT: &str = "
@@ -150,7 +133,7 @@ pub async fn enqueue(tx: &Transaction<'_>, job: NewJob<'_>) -> Result<Enqueued, 
         return Ok(Enqueued { job_id, is_new: false, arguments });
     }
     let (job_id, plan) = (Uuid::now_v7(), job.kind.plan());
-    let timeout_ms = super::job_turns::millis(plan.timeout);
+    let timeout_ms = millis(plan.timeout);
     query(
         tx,
         "job_enqueue",
@@ -281,98 +264,8 @@ async fn steer(pool: &Pool, job_id: Uuid, caller: &str, how: Steering) -> Result
     Ok(Steered::Stored(Box::new(now)))
 }
 
-const DEPTH: &str = "
-SELECT kind, count(*) AS due, (extract(epoch FROM now() - min(look_at)) * 1000)::bigint AS oldest_ms
-  FROM job WHERE look_at <= now() AND kind = ANY($1) GROUP BY kind";
-
-/// One of each kind that comes back by itself, unless one waits or runs: the pause counts
-/// from the end of the last one, however it ended.
-const SCHEDULE: &str = "
-INSERT INTO job (job_id, kind, job_key, state, priority, attempts_max, timeout_ms, arguments, progress, look_at,
-                 requested_by)
-SELECT $1, $2, '', 'queued', $3, $4, $5, '{}', '{}',
-       coalesce((SELECT max(ended_at) FROM job WHERE kind = $2) + $6::bigint * interval '1 millisecond', now()), $7
- WHERE NOT EXISTS (SELECT FROM job WHERE kind = $2 AND state IN ('queued', 'running'))
-ON CONFLICT (kind, job_key) WHERE state IN ('queued', 'running') DO NOTHING";
-
-const FORGET: &str = "
-DELETE FROM job WHERE job_id IN (
-    SELECT job_id FROM job WHERE ended_at < now() - $1::bigint * interval '1 millisecond'
-     ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
-
-impl Store {
-    /// What is due, by kind; a kind of which nothing is due is not in it.
-    ///
-    /// # Errors
-    /// As [`RecordError`] tells.
-    pub async fn job_depth(&self) -> Result<Vec<JobDepth>, RecordError> {
-        let at = RecordError::at("job_depth");
-        let client = self.client().await?;
-        let statement = client.prepare_cached(DEPTH).await.map_err(&at)?;
-        let rows = client.query(&statement, &[&kinds()]).await.map_err(&at)?;
-        let depth = |row: &Row| {
-            let oldest_ms: i64 = row.try_get("oldest_ms")?;
-            Ok(JobDepth {
-                kind: word(row, "kind", JobKind::parse)?,
-                due: row.try_get("due")?,
-                oldest: Duration::from_millis(u64::try_from(oldest_ms).unwrap_or_default()),
-            })
-        };
-        rows.iter().map(depth).collect()
-    }
-
-    /// Sees to it that each kind which comes back by itself has one job that waits or
-    /// runs. Any number of processes may ask at any time.
-    ///
-    /// # Errors
-    /// As [`RecordError`] tells.
-    pub async fn schedule_jobs(&self) -> Result<(), RecordError> {
-        let at = RecordError::at("job_schedule");
-        let client = self.client().await?;
-        let statement = client.prepare_cached(SCHEDULE).await.map_err(&at)?;
-        for kind in JobKind::ALL {
-            let plan = kind.plan();
-            let Some(repeat) = plan.repeat else { continue };
-            let (timeout_ms, repeat_ms) =
-                (super::job_turns::millis(plan.timeout), super::job_turns::millis(repeat));
-            client
-                .execute(
-                    &statement,
-                    &[
-                        &Uuid::now_v7(),
-                        &kind.as_str(),
-                        &plan.priority,
-                        &plan.attempts_max,
-                        &timeout_ms,
-                        &repeat_ms,
-                        &OURSELVES,
-                    ],
-                )
-                .await
-                .map_err(&at)?;
-        }
-        Ok(())
-    }
-
-    /// Forgets some of the jobs that ended 30 days ago. How many; fewer than a thousand:
-    /// there are no more.
-    ///
-    /// # Errors
-    /// As [`RecordError`] tells.
-    pub async fn forget_jobs(&self) -> Result<u64, RecordError> {
-        let at = RecordError::at("job_forget");
-        let begun = Instant::now();
-        let client = self.client().await?;
-        let statement = client.prepare_cached(FORGET).await.map_err(&at)?;
-        let kept_ms = super::job_turns::millis(KEPT);
-        let forgotten = client.execute(&statement, &[&kept_ms, &FORGET_MAX]).await.map_err(&at)?;
-        metrics::statement("job_forget", usize::try_from(forgotten).unwrap_or(0), begun.elapsed());
-        Ok(forgotten)
-    }
-}
-
 /// The kinds that this version knows.
-fn kinds() -> Vec<&'static str> {
+pub(super) fn kinds() -> Vec<&'static str> {
     JobKind::ALL.iter().map(|kind| kind.as_str()).collect()
 }
 

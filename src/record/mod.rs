@@ -17,6 +17,7 @@ pub mod exports;
 pub mod facts;
 pub mod folded;
 pub mod job_turns;
+pub mod job_upkeep;
 pub mod jobs;
 pub mod list;
 pub mod migrate;

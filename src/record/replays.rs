@@ -1,14 +1,30 @@
 //! Replays of dead letters by a job: one a topic at a time.
 
 use deadpool_postgres::Pool;
+use serde::{Deserialize, Serialize};
 
 use super::audit::{self, AuditEntry};
 use super::error::RecordError;
 use super::jobs::{self, Enqueued, NewJob};
-use crate::domain::job::{JobKind, ReplayOrder};
+use crate::domain::job::JobKind;
 
 /// Longest subject of an audit line, in bytes.
 const SUBJECT_MAX_BYTES: usize = 64;
+
+/// What is to be replayed: the arguments of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayOrder {
+    /// Full name of the dead-letter topic.
+    pub topic: String,
+    /// Only those with this reason.
+    pub reason: Option<String>,
+    /// Only those that were on this partition of their own topic.
+    pub partition: Option<i32>,
+    /// How many at most; `None`: all.
+    pub limit: Option<u64>,
+    /// How many a second at most.
+    pub rate_per_s: u32,
+}
 
 /// Asks for a replay. While one of the same topic has not ended, it is that one, whatever
 /// it was asked with. What is new leaves an audit line.

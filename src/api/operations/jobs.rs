@@ -6,9 +6,9 @@ use uuid::Uuid;
 use super::{ApiError, Operations, Violations, proto};
 use crate::api::convert::{job_state_from, job_state_to, timestamp_to};
 use crate::api::page;
-use crate::domain::job::{JobKind, JobState, ReplayOrder};
+use crate::domain::job::{JobKind, JobState};
 use crate::record::jobs::{self, JobView, ListQuery, Steered};
-use crate::record::replays;
+use crate::record::replays::{self, ReplayOrder};
 use crate::topic::dlq;
 
 /// Dead letters that a replay writes a second, where it is not said, and at most.

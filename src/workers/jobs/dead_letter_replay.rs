@@ -15,7 +15,7 @@ use tracing::warn;
 use super::attend::Attempt;
 use super::fault::Fault;
 use crate::config;
-use crate::domain::job::ReplayOrder;
+use crate::record::replays::ReplayOrder;
 use crate::topic::dlq::{Handler, Letter, Letters, NotHandled, Place, Reader, Removal, Remover};
 
 /// Letters on their way at a time, and their bytes.
@@ -137,11 +137,11 @@ impl Replay<'_> {
         for (letter, handled) in hand.iter().zip(handled) {
             match handled {
                 Ok(_) => self.progress.replayed += 1,
-                Err(error) if error.is_unavailable() => {
-                    warn!(letter = %letter.place, %error, "a dead letter is not replayed now");
-                    away = true;
+                Err(error) if error.is_unavailable() => away = true,
+                Err(error) => {
+                    self.progress.refused += 1;
+                    warn!(letter = %letter.place, why = word(&error), "a dead letter cannot be replayed");
                 }
-                Err(error) => self.refused(letter, &error),
             }
             if !away {
                 self.progress.done_to = Some((letter.place.partition, letter.place.offset));
@@ -153,10 +153,16 @@ impl Replay<'_> {
         }
         Ok(())
     }
+}
 
-    fn refused(&mut self, letter: &Letter, error: &NotHandled) {
-        self.progress.refused += 1;
-        warn!(letter = %letter.place, %error, "a dead letter cannot be replayed");
+/// Why a letter is not replayed, without the words of its headers.
+const fn word(error: &NotHandled) -> &'static str {
+    match error {
+        NotHandled::Cut { .. } => "cut",
+        NotHandled::Foreign { .. } => "foreign",
+        NotHandled::NoTopic { .. } => "no_topic",
+        NotHandled::NotWritten(_) => "not_written",
+        NotHandled::NotMarked { .. } => "not_marked",
     }
 }
 

@@ -67,7 +67,8 @@ impl Calls {
         let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
         let templates = template::Templates { renderer: Arc::clone(&front.renderer) };
         let operations = operations::Operations::new(front.pool.clone(), front.operations.clone());
-        let bounds = Bounds::new(front.config.concurrency, front.config.streams_max, front.shutdown.clone());
+        let streams = (front.config.streams_max, front.config.streams_max_per_caller);
+        let bounds = Bounds::new(front.config.concurrency, streams, front.shutdown.clone());
         Self(Arc::new(Inner {
             bounds,
             auth: Arc::clone(auth),
@@ -113,7 +114,8 @@ impl Inner {
     }
 
     async fn admitted(&self, method: &'static Method, mut request: Request) -> Response {
-        if let Err(refusal) = auth::check(&self.auth, method, &mut request).await {
+        let admitted = auth::check(&self.auth, method, &mut request).await;
+        if let Err(refusal) = admitted.and_then(|caller| self.bounds.seat(&request, &caller)) {
             return guard::refusal(refusal);
         }
         let Ok(answer) = self.serve(request).await;

@@ -1,6 +1,7 @@
 //! Bounds of every call: how many at once, and until when. Streams have places and a
 //! longest time of their own, see [`stream`].
 
+mod seats;
 pub mod stream;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tonic::body::Body;
 
 use super::error::ApiError;
 use crate::metrics;
+use seats::{Seat, Seats};
 
 /// Longest time of a call, and the time of one whose caller set no deadline.
 pub const CALL_MAX: Duration = Duration::from_secs(10);
@@ -58,15 +60,34 @@ impl Deadline {
 pub struct Bounds {
     calls: Semaphore,
     streams: Arc<Semaphore>,
+    seats: Seats,
     shutdown: CancellationToken,
 }
 
 impl Bounds {
-    /// At most so many calls with one answer, and so many streams, at once. Streams
-    /// are told to resume elsewhere when `shutdown` is cancelled.
+    /// At most so many calls with one answer, so many streams, and so many of them a
+    /// caller, at once. Streams are told to resume elsewhere when `shutdown` is cancelled.
     #[must_use]
-    pub fn new(calls: usize, streams: usize, shutdown: CancellationToken) -> Self {
-        Self { calls: Semaphore::new(calls), streams: Arc::new(Semaphore::new(streams)), shutdown }
+    pub fn new(
+        calls: usize,
+        (streams, streams_a_caller): (usize, usize),
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            calls: Semaphore::new(calls),
+            streams: Arc::new(Semaphore::new(streams)),
+            seats: Seats::new(streams_a_caller),
+            shutdown,
+        }
+    }
+
+    /// Takes one of the streams that this caller may hold, for a stream that came through
+    /// [`stream::run`].
+    ///
+    /// # Errors
+    /// [`ApiError::OverQuota`] when it holds all of them.
+    pub(super) fn seat(&self, request: &Request, caller: &str) -> Result<(), ApiError> {
+        request.extensions().get::<Seat>().map_or(Ok(()), |seat| self.seats.take(seat, caller))
     }
 }
 

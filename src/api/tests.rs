@@ -31,6 +31,7 @@ fn app(listen: &str) -> config::App {
         request_max_bytes: 64 * 1024,
         concurrency: 8,
         streams_max: 2,
+        streams_max_per_caller: 2,
         browser_origins: String::new(),
         recent_keys_max: 100,
         watch_heartbeat_ms: 1_000,

@@ -212,6 +212,7 @@ pub struct App {
     pub request_max_bytes: usize,
     pub concurrency: usize,
     pub streams_max: usize,
+    pub streams_max_per_caller: usize,
     pub browser_origins: String,
     pub recent_keys_max: usize,
     pub watch_heartbeat_ms: u64,

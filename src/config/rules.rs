@@ -172,6 +172,7 @@ pub(super) const RULES: &[Rule] = &[
     count("app.request_max_bytes", KIB, 16 * MIB),
     count("app.concurrency", 1, 100_000),
     count("app.streams_max", 1, 100_000),
+    count("app.streams_max_per_caller", 1, 100_000),
     rule("app.browser_origins", Kind::Origins).optional(),
     count("app.recent_keys_max", 0, 10_000_000),
     ms("app.watch_heartbeat_ms", 100, 10 * MINUTE_MS),

@@ -49,7 +49,8 @@ impl From<TokenFault> for Refusal {
     }
 }
 
-/// Puts the [`Caller`] into the call's extensions, or says why it may not call.
+/// Puts the [`Caller`] into the call's extensions and gives its name, or says why it may
+/// not call.
 ///
 /// # Errors
 /// The answer to one that may not; it is noted.
@@ -57,18 +58,19 @@ pub(crate) async fn check(
     auth: &Auth,
     method: &'static Method,
     request: &mut Request,
-) -> Result<(), ApiError> {
+) -> Result<String, ApiError> {
     let caller = match caller(auth, request.headers(), request.extensions().get()).await {
         Ok(caller) => caller,
         Err(refusal) => return Err(refused(auth, method, None, request, refusal)),
     };
     match admit(auth, method, &caller) {
         Ok(allowance) => {
+            let name = caller.name.clone();
             request.extensions_mut().insert(caller);
             if let Some(allowance) = allowance {
                 request.extensions_mut().insert(allowance);
             }
-            Ok(())
+            Ok(name)
         }
         Err(refusal) => Err(refused(auth, method, Some(&caller), request, refusal)),
     }

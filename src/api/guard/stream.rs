@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use super::seats::Seat;
 use super::{Bounds, CALL_MAX, Deadline, Request, Response, code_name, code_of, refusal, timeout};
 use crate::api::error::ApiError;
 use crate::metrics;
@@ -53,6 +54,7 @@ struct Open {
     method: &'static str,
     code: Code,
     _place: OwnedSemaphorePermit,
+    _seat: Seat,
 }
 
 impl Drop for Open {
@@ -75,7 +77,8 @@ pub(in crate::api) async fn run<Answering: Future<Output = Response>>(
     };
     metrics::grpc_streams(method, 1);
     // A client that goes away drops this, and whatever it awaits.
-    let mut open = Open { method, code: Code::Cancelled, _place: place };
+    let seat = Seat::default();
+    let mut open = Open { method, code: Code::Cancelled, _place: place, _seat: seat.clone() };
     let asked = timeout(request.headers());
     let deadline = Deadline::after(asked.unwrap_or(STREAM_MAX), STREAM_MAX);
     let at_the_end = move || match asked {
@@ -83,6 +86,7 @@ pub(in crate::api) async fn run<Answering: Future<Output = Response>>(
         _ => ApiError::StreamEnded,
     };
     request.extensions_mut().insert(deadline);
+    request.extensions_mut().insert(seat);
     request.extensions_mut().insert(Stopping(bounds.shutdown.clone()));
     let stop = bounds.shutdown.clone();
     let drained = async {
@@ -180,7 +184,7 @@ mod tests {
 
     fn open(places: &Arc<Semaphore>) -> Open {
         let place = Arc::clone(places).try_acquire_owned().unwrap();
-        Open { method: "test", code: Code::Cancelled, _place: place }
+        Open { method: "test", code: Code::Cancelled, _place: place, _seat: Seat::default() }
     }
 
     /// The messages that a client gets of an endless, ready stream or one that waits,

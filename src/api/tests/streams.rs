@@ -25,10 +25,16 @@ async fn a_stream_of_requests_has_a_bound_and_an_item_that_is_too_large_ends_it(
 
 #[tokio::test]
 async fn streams_beyond_their_bound_are_refused_and_calls_are_not() {
-    let config = config::App { streams_max: 1, ..app("127.0.0.1:0") };
-    let serving = serve(front(config, accepting())).await.unwrap();
-    let mut client = NotificationServiceClient::new(connect(&serving).await);
-    let mut second = NotificationServiceClient::new(connect(&serving).await);
+    for (streams_max, streams_max_per_caller, reason) in [(1, 1, "OVERLOADED"), (2, 1, "QUOTA_EXCEEDED")] {
+        let config = config::App { streams_max, streams_max_per_caller, ..app("127.0.0.1:0") };
+        let serving = serve(front(config, accepting())).await.unwrap();
+        a_second_stream_is_refused(&serving, reason).await;
+    }
+}
+
+async fn a_second_stream_is_refused(serving: &Serving, reason: &str) {
+    let mut client = NotificationServiceClient::new(connect(serving).await);
+    let mut second = NotificationServiceClient::new(connect(serving).await);
     let begun = CancellationToken::new();
     let (of_stream, last) = (begun.clone(), CancellationToken::new());
     let until = last.clone();
@@ -36,7 +42,7 @@ async fn streams_beyond_their_bound_are_refused_and_calls_are_not() {
     let held = tokio::spawn(async move { client.send_many(items).await });
     begun.cancelled().await;
     let refused = second.send_many(futures::stream::iter([item("key-2")])).await.unwrap_err();
-    assert_eq!(refused.get_details_error_info().unwrap().reason, "OVERLOADED");
+    assert_eq!(refused.get_details_error_info().unwrap().reason, reason);
     second.send(message("key-3")).await.unwrap();
     last.cancel();
     assert_eq!(held.await.unwrap().unwrap().into_inner().accepted, 1);

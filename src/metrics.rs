@@ -290,6 +290,16 @@ pub fn due_claimed(n: u64) {
     }
 }
 
+/// Rows of a queue and urgency that are due, and for how long the oldest has been. Both
+/// words are ours: queues have static names.
+pub fn due_depth(queue: &str, urgency: &str, due: u64, oldest: Duration) {
+    if let Some(i) = INSTRUMENTS.get() {
+        let labels = [KeyValue::new("queue", queue.to_owned()), KeyValue::new("urgency", urgency.to_owned())];
+        i.sides.due_depth.record(due, &labels);
+        i.sides.due_oldest_age.record(oldest.as_secs_f64(), &labels);
+    }
+}
+
 /// One gRPC call: full method and code by name.
 pub fn grpc_request(method: &'static str, code: &'static str, elapsed: Duration) {
     if let Some(i) = INSTRUMENTS.get() {

@@ -123,6 +123,8 @@ pub(super) struct Sides {
     pub(super) statement_rows: Histogram<u64>,
     pub(super) unavailable: Counter<u64>,
     pub(super) outbox_published: Counter<u64>,
+    pub(super) due_depth: Gauge<u64>,
+    pub(super) due_oldest_age: Gauge<f64>,
     pub(super) batch_published: Counter<u64>,
     pub(super) reminders: Counter<u64>,
     pub(super) jobs: Counter<u64>,
@@ -144,6 +146,17 @@ impl Sides {
                 .with_boundaries(ROWS.to_vec())
                 .build(),
             unavailable: counter(meter, "unavailable", "{error}", "Tries that met an absent dependency"),
+            due_depth: gauge(
+                meter,
+                "due_depth",
+                "{row}",
+                "Rows that are due, by queue and urgency; at most 10,000 a queue are counted",
+            ),
+            due_oldest_age: meter
+                .f64_gauge("patient_notify_due_oldest_age")
+                .with_unit("s")
+                .with_description("For how long the oldest row has been due, by queue and urgency")
+                .build(),
             outbox_published: counter(meter, "outbox_published", "{record}", "Status changes published"),
             batch_published: counter(meter, "batch_published", "{record}", "Recipients of batches published"),
             reminders: counter(meter, "reminders", "{reminder}", "Due reminders by what came of them"),

@@ -6,6 +6,7 @@ use super::wiring::Workers;
 use super::{Context, wiring};
 use crate::deliver::Providers;
 use crate::plan::Settings;
+use crate::workers::depth::DepthWorker;
 use crate::workers::due::DueWorker;
 use crate::workers::paused::PausedWorker;
 
@@ -21,6 +22,7 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let mut workers = Workers::new(&ctx);
     let (dispatcher, recorders) =
         wiring::dispatcher(&ctx, &store, &workers.fatal, providers, "wrk-notifications")?;
+    workers.go_round(DepthWorker::new(store.clone()));
     workers.go_round(PausedWorker { store: store.clone() });
     let worker = DueWorker {
         config: config.workers.clone(),

@@ -16,6 +16,7 @@ mod batches;
 mod bulk_lane;
 mod dead_letter_tools;
 mod dependency_away;
+mod due_depth;
 mod email_events;
 mod evidence;
 mod examples;

@@ -1,14 +1,12 @@
-//! The general queue as it is kept: jobs that come back by themselves, how much is due,
-//! and what is forgotten.
+//! The general queue as it is kept: jobs that come back by themselves, and what is
+//! forgotten.
 
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::error::RecordError;
 use super::job_turns::millis;
-use super::jobs::{kinds, word};
 use super::store::Store;
 use crate::domain::job::JobKind;
 use crate::metrics;
@@ -19,21 +17,6 @@ const FORGET_MAX: i64 = 1_000;
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Who asks for jobs that come back by themselves.
 const OURSELVES: &str = "patient-notify";
-
-/// Due jobs of one kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JobDepth {
-    /// What they do.
-    pub kind: JobKind,
-    /// How many are due, those of dead owners included.
-    pub due: i64,
-    /// How long the oldest has been due.
-    pub oldest: Duration,
-}
-
-const DEPTH: &str = "
-SELECT kind, count(*) AS due, (extract(epoch FROM now() - min(look_at)) * 1000)::bigint AS oldest_ms
-  FROM job WHERE look_at <= now() AND kind = ANY($1) GROUP BY kind";
 
 /// One of each kind that comes back by itself, unless one waits or runs: the pause counts
 /// from the end of the last one, however it ended.
@@ -51,26 +34,6 @@ DELETE FROM job WHERE job_id IN (
      ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
 impl Store {
-    /// What is due, by kind; a kind of which nothing is due is not in it.
-    ///
-    /// # Errors
-    /// As [`RecordError`] tells.
-    pub async fn job_depth(&self) -> Result<Vec<JobDepth>, RecordError> {
-        let at = RecordError::at("job_depth");
-        let client = self.client().await?;
-        let statement = client.prepare_cached(DEPTH).await.map_err(&at)?;
-        let rows = client.query(&statement, &[&kinds()]).await.map_err(&at)?;
-        let depth = |row: &Row| {
-            let oldest_ms: i64 = row.try_get("oldest_ms")?;
-            Ok(JobDepth {
-                kind: word(row, "kind", JobKind::parse)?,
-                due: row.try_get("due")?,
-                oldest: Duration::from_millis(u64::try_from(oldest_ms).unwrap_or_default()),
-            })
-        };
-        rows.iter().map(depth).collect()
-    }
-
     /// Sees to it that each kind which comes back by itself has one job that waits or
     /// runs. Any number of processes may ask at any time.
     ///

@@ -173,14 +173,20 @@ async fn one_process_has_a_job_and_who_lost_it_writes_nothing() {
     assert!(asked.iter().all(|one| one.job_id == replay));
     let export = put(&world, JobKind::Export, "one").await.job_id;
     execute(&world, "UPDATE job SET look_at = now() - interval '1 minute'").await;
-    let depth = ours.job_depth().await.unwrap();
-    assert!(depth.len() == 2 && depth.iter().all(|of| of.due == 1 && of.oldest.as_secs() >= 59), "{depth:?}");
+    let mut depth = ours.depths().await.unwrap();
+    depth.sort_by(|one, other| one.urgency.cmp(&other.urgency));
+    let kinds: Vec<&str> = depth.iter().map(|of| of.urgency.as_str()).collect();
+    assert_eq!(kinds, ["dead_letter_replay", "export"], "told by kind");
+    assert!(
+        depth.iter().all(|of| of.queue == "jobs" && of.due == 1 && of.oldest.as_secs() >= 59),
+        "{depth:?}"
+    );
 
     let both = join_all([ours, &theirs].map(|store| claim(store, JobKind::ALL))).await;
     let mut both: Vec<_> = both.into_iter().flatten().map(|job| job.job_id).collect();
     both.sort_unstable();
     assert_eq!(both, [replay, export], "each has one");
-    assert_eq!((claim(ours, JobKind::ALL).await, ours.job_depth().await.unwrap()), (None, vec![]));
+    assert_eq!((claim(ours, JobKind::ALL).await, ours.depths().await.unwrap()), (None, vec![]));
     execute(&world, "UPDATE job SET look_at = now(), attempts_max = 3").await;
     let first = claim(ours, JobKind::ALL).await.unwrap();
     assert_eq!((first.job_id, first.attempt), (export, 2), "what is urgent goes first");

@@ -28,6 +28,7 @@ const SENSITIVE: &[&str] = &[
     ".patientnotify.v1.RecipientServiceVerifyContactPointRequest",
     ".patientnotify.v1.RecipientServiceRegisterDeviceRequest",
     ".patientnotify.v1.RecipientServiceUnregisterDeviceRequest",
+    ".patientnotify.v1.RecipientServiceDownloadExportResponse",
 ];
 
 const FILES: &[&str] = &[

@@ -268,6 +268,14 @@ pub fn reminder(result: &'static str) {
     }
 }
 
+/// A job of the general queue, by what its attempt came to: `done`, `failed`, `parked`,
+/// `cancelled`, `released`, `postponed` or `lost`.
+pub fn job(kind: &'static str, end: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.jobs.add(1, &[word("kind", kind), word("end", end)]);
+    }
+}
+
 /// Recipients of batches whose requests the broker has acknowledged.
 pub fn batch_published(n: u64) {
     if let Some(i) = INSTRUMENTS.get() {

@@ -7,6 +7,7 @@ use jiff::civil::Time;
 use super::proto;
 use crate::domain::appointment::{AppointmentStatus, ReminderState};
 use crate::domain::batch::BatchState;
+use crate::domain::job::JobState;
 use crate::domain::{
     Channel, Engagement, Platform, Purpose, QuietHours, ReceiptStatus, Relation, State, Strategy, Urgency,
 };
@@ -54,6 +55,7 @@ both_ways!(AppointmentStatus, appointment_status_from, appointment_status_to, Un
 both_ways!(ReminderState, reminder_state_from, reminder_state_to, Unspecified, {
     Planned, Fired, Skipped, Cancelled, Recalling, Recalled,
 });
+both_ways!(JobState, job_state_from, job_state_to, Unspecified, { Queued, Running, Done, Parked, Cancelled });
 both_ways!(BatchState, batch_state_from, batch_state_to, Unspecified, {
     Draft, Uploading, Ready, Running, Paused, Done, Cancelled,
 });

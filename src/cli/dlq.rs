@@ -10,7 +10,7 @@ use crate::domain::Reason;
 use crate::roles::Unavailable;
 use crate::topic::dlq::{self, DlqError, Letter, Letters, Place, Reader};
 
-use super::Usage;
+use super::{Usage, columns};
 
 mod act;
 mod list;
@@ -192,26 +192,11 @@ impl Counts {
     }
 }
 
-/// Rows under a head, each column as wide as its widest cell, the last one free.
-fn columns<const N: usize>(head: [String; N], rows: Vec<[String; N]>) -> String {
-    let all = || std::iter::once(&head).chain(&rows);
-    let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in all() {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
     use super::super::Cli;
-    use super::*;
 
     fn parses(line: &str) -> bool {
         Cli::try_parse_from(line.split(' ')).is_ok()
@@ -240,13 +225,5 @@ mod tests {
         ] {
             assert!(!parses(line), "{line}");
         }
-    }
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let row = |cells: [&str; 3]| cells.map(str::to_owned);
-        let text =
-            columns(row(["A", "LONG", "C"]), vec![row(["1234", "x", ""]), row(["5", "y", "the rest"])]);
-        assert_eq!(text, "A     LONG  C\n1234  x\n5     y     the rest\n");
     }
 }

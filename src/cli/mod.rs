@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 pub mod batches;
 pub mod dlq;
+pub mod jobs;
 pub mod produce;
 pub mod schemas;
 pub mod topics;
@@ -48,7 +49,7 @@ pub enum Command {
     ConsumerNotificationUpdate,
     /// Deployment: deliveries that were deferred.
     WrkNotifications,
-    /// Deployment: status changes to their topic.
+    /// Deployment: status changes to their topic, and the general queue.
     WrkDefault,
     /// Deployment: batches to their topic, at their rates.
     WrkBatchPublisher,
@@ -79,6 +80,9 @@ pub enum Command {
     /// Batches: how far they are, and whether they add up.
     #[command(subcommand)]
     Batches(batches::BatchesCommand),
+    /// Jobs of the general queue.
+    #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
     /// Publish sample events as a laboratory would.
     Produce(produce::Options),
     /// Look at the configuration.
@@ -163,6 +167,7 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::Schemas(SchemasCommand::Compatible { against }) => report(schemas::compatible(&against)),
         Command::Dlq(command) => tool(file, async move |config| dlq::run(config, command).await),
         Command::Batches(command) => tool(file, async move |config| batches::run(config, command).await),
+        Command::Jobs(command) => tool(file, async move |config| jobs::run(config, command).await),
         Command::Produce(options) => tool(file, async move |config| produce::run(config, options).await),
         Command::Config(command) => self::config(command, file),
     }
@@ -268,6 +273,20 @@ fn print_error(text: &str) {
     let _ = writeln!(io::stderr(), "patient-notify: {text}");
 }
 
+/// Rows under a head, each column as wide as its widest cell, the last one free.
+fn columns<const N: usize>(head: [String; N], rows: Vec<[String; N]>) -> String {
+    let all = || std::iter::once(&head).chain(&rows);
+    let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in all() {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,5 +314,13 @@ mod tests {
         assert_eq!(report(Err(anyhow::anyhow!("2 topics differ"))), ExitCode::FAILURE);
         assert_eq!(report(Err(Usage("no such topic".to_owned()).into())), ExitCode::from(EXIT_USAGE));
         assert_eq!(report(Ok(())), ExitCode::SUCCESS);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned);
+        let text =
+            columns(row(["A", "LONG", "C"]), vec![row(["1234", "x", ""]), row(["5", "y", "the rest"])]);
+        assert_eq!(text, "A     LONG  C\n1234  x\n5     y     the rest\n");
     }
 }

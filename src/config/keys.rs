@@ -192,6 +192,7 @@ pub struct Workers {
     pub batch_max_rows: usize,
     pub in_flight_max: usize,
     pub unmatched_expiry_ms: u64,
+    pub jobs_max: usize,
 }
 
 /// `[appointments]`

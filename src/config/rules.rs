@@ -164,6 +164,7 @@ pub(super) const RULES: &[Rule] = &[
     count("workers.batch_max_rows", 1, 10_000),
     count("workers.in_flight_max", 1, 100_000),
     ms("workers.unmatched_expiry_ms", 1_000, 30 * DAY_MS),
+    count("workers.jobs_max", 1, 100),
     rule("appointments.reminder_offsets_s", Kind::Numbers(60, 90 * DAY_S, 10)),
     rule("appointments.confirmed_offset_max_s", Kind::Number(0, 90 * DAY_S)),
     rule("app.listen", Kind::Listen),

@@ -10,6 +10,7 @@ pub mod event;
 mod fingerprint;
 mod fold;
 pub mod ids;
+pub mod job;
 pub mod keyword;
 pub mod notification;
 pub mod outcome;

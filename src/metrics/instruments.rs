@@ -127,6 +127,7 @@ pub(super) struct Sides {
     pub(super) due_oldest_age: Gauge<f64>,
     pub(super) batch_published: Counter<u64>,
     pub(super) reminders: Counter<u64>,
+    pub(super) jobs: Counter<u64>,
     pub(super) grpc_requests: Histogram<f64>,
     pub(super) grpc_streams: UpDownCounter<i64>,
     pub(super) grpc_streams_ended: Counter<u64>,
@@ -159,6 +160,12 @@ impl Sides {
             outbox_published: counter(meter, "outbox_published", "{record}", "Status changes published"),
             batch_published: counter(meter, "batch_published", "{record}", "Recipients of batches published"),
             reminders: counter(meter, "reminders", "{reminder}", "Due reminders by what came of them"),
+            jobs: counter(
+                meter,
+                "jobs",
+                "{attempt}",
+                "Jobs of the general queue by kind and what they came to",
+            ),
             grpc_requests: seconds(
                 meter,
                 "grpc_request_duration",

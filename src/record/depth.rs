@@ -23,7 +23,7 @@ struct Queue {
 
 /// What waits in `held` for a pause, an embargo or quiet hours is not due, and neither is
 /// what a provider's outage put off: more processes would not send it sooner.
-const QUEUES: [Queue; 7] = [
+const QUEUES: [Queue; 8] = [
     Queue {
         name: "deliveries",
         table: "delivery",
@@ -43,6 +43,8 @@ const QUEUES: [Queue; 7] = [
     Queue { name: "outbox", table: "outbox", due_at: "changed_at", ..Queue::PLAIN },
     Queue { name: "unmatched_updates", table: "unmatched_update", due_at: "next_look_at", ..Queue::PLAIN },
     Queue { name: "erasures", table: "erasure", due_at: "next_look_at", ..Queue::PLAIN },
+    // Their kind stands in place of an urgency.
+    Queue { name: "jobs", table: "job", due_at: "look_at", urgency: "kind", ..Queue::PLAIN },
 ];
 
 impl Queue {
@@ -68,7 +70,7 @@ impl Queue {
 pub struct Depth {
     /// Which queue: a word of ours.
     pub queue: String,
-    /// Of which urgency; `none` where a queue knows none.
+    /// Of which urgency, of jobs of which kind; `none` where a queue knows none.
     pub urgency: String,
     /// How many, up to [`COUNTED_MAX`] a queue.
     pub due: i64,

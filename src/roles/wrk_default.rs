@@ -1,11 +1,13 @@
-//! `wrk-default`: the outbox's relay, and erasures that go on.
+//! `wrk-default`: the outbox's relay, erasures that go on, and the general queue.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::wiring::{Publishing, Workers};
 use super::{Context, wiring};
 use crate::topic::names;
 use crate::workers::erasure::ErasureWorker;
+use crate::workers::jobs::JobWorker;
 use crate::workers::relay::StatusRelay;
 
 /// Runs until the context's shutdown.
@@ -19,6 +21,15 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     let Publishing { producer, encoder, publish_timeout } = wiring::publishing(&ctx)?;
     let mut workers = Workers::new(&ctx);
     workers.go_round(ErasureWorker { store: store.clone() });
+    let (jobs, drained) = JobWorker::new(
+        store.clone(),
+        config.kafka.clone(),
+        config.workers.jobs_max,
+        Duration::from_millis(config.workers.poll_interval_ms),
+        workers.stop.clone(),
+    );
+    workers.go_round(jobs);
+    workers.spawn(drained);
     let relay = StatusRelay {
         store,
         producer: Arc::clone(&producer),

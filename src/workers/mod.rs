@@ -4,6 +4,7 @@ pub mod batches;
 pub mod depth;
 pub mod due;
 pub mod erasure;
+pub mod jobs;
 pub mod paused;
 pub mod relay;
 pub mod reminders;

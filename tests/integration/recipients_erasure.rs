@@ -167,10 +167,10 @@ async fn what_is_taken_back_after_planning_does_not_go_out() {
     client.grant_proxy(grant(1, 2)).await.unwrap();
     world.publish(&[result(1, "res-minor")]).await;
     world.until_sent(2, SOON).await;
-    let soon = Timestamp::now() + SignedDuration::from_millis(1500);
+    let later = Timestamp::now() + SignedDuration::from_hours(1);
     let to = |number, key: &str, recipient: u64| NotificationRequested {
         recipient: Some(patient(recipient).as_str().to_owned()),
-        send_at: Some(soon),
+        send_at: Some(later),
         ..request(number, key)
     };
     let planned = [to(1, "to-proxy", 2), to(1, "to-patient", 1)];
@@ -183,7 +183,9 @@ async fn what_is_taken_back_after_planning_does_not_go_out() {
     world.publish(&[result(1, "res-grown-up")]).await;
     world.until_sent(3, SOON).await;
 
-    // Only now does anybody look at what was held.
+    // Its time has come, and only now does anybody look at what was held.
+    let due = "UPDATE delivery SET due_at = now() WHERE state = 'held'";
+    world.pool.get().await.unwrap().batch_execute(due).await.unwrap();
     let worker = world.role("wrk-notifications", |_| {});
     for (reason, count) in [("access_ended", 2), ("no_consent", 1)] {
         let rows = format!("notification WHERE state = 'suppressed' AND reason = '{reason}'");

@@ -57,6 +57,8 @@ pub enum Scope {
     RecipientsRead,
     /// Change recipients.
     RecipientsWrite,
+    /// Have everything that is kept of a patient, addresses included.
+    RecipientsExport,
     /// Look at appointments.
     AppointmentsRead,
     /// Change appointments.
@@ -82,6 +84,7 @@ impl Scope {
         Self::NotificationsAll,
         Self::RecipientsRead,
         Self::RecipientsWrite,
+        Self::RecipientsExport,
         Self::AppointmentsRead,
         Self::AppointmentsWrite,
         Self::BatchesRead,
@@ -105,6 +108,7 @@ impl Scope {
             Self::NotificationsAll => "notifications:all",
             Self::RecipientsRead => "recipients:read",
             Self::RecipientsWrite => "recipients:write",
+            Self::RecipientsExport => "recipients:export",
             Self::AppointmentsRead => "appointments:read",
             Self::AppointmentsWrite => "appointments:write",
             Self::BatchesRead => "batches:read",

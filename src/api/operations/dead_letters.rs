@@ -1,5 +1,7 @@
 //! Dead letters: pages of them, and their replay.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::Timestamp;
@@ -9,7 +11,7 @@ use super::{ApiError, Operations, Violations, away, of_dlq, proto};
 use crate::api::convert::timestamp_to;
 use crate::record::RecordError;
 use crate::record::audit::{self, AuditEntry};
-use crate::topic::dlq::{self, Handled, Handler, Letter, Letters, Place, Reader};
+use crate::topic::dlq::{self, Handled, Handler, Letter, Letters, Place, Reader, Remover};
 
 /// Entries of a page, where none were asked for and at most.
 const PAGE_DEFAULT: usize = 50;
@@ -141,7 +143,7 @@ impl Operations {
         }
         let missing: Vec<_> =
             letters.missing().iter().map(|one| not_replayed(&one.place, one.why.clone())).collect();
-        self.replay_all(caller, &reader, &chosen, until, &mut results).await?;
+        self.replay_all(caller, &mut reader, &chosen, until, &mut results).await?;
         results.extend(missing);
         Ok(proto::OperationsServiceReplayDeadLettersResponse { results })
     }
@@ -175,7 +177,7 @@ impl Operations {
     async fn replay_all(
         &self,
         caller: &str,
-        reader: &Reader,
+        reader: &mut Reader,
         chosen: &[Letter],
         until: Instant,
         results: &mut Vec<proto::ReplayedDeadLetter>,
@@ -211,7 +213,29 @@ impl Operations {
             }
         }
         tracing::warn!(caller, replayed, asked = chosen.len(), "dead letters were replayed");
+        if !is_away {
+            self.remove_handled(reader, chosen, until).await;
+        }
         Ok(())
+    }
+
+    /// Removes what is handled from the beginning of the partitions of these letters. What
+    /// is not removed now is removed by the next replay, or by its retention.
+    async fn remove_handled(&self, reader: &mut Reader, letters: &[Letter], until: Instant) {
+        let touched: BTreeSet<_> =
+            letters.iter().map(|letter| (&letter.place.topic, letter.place.partition)).collect();
+        let remove = async {
+            let remover = Remover::new(&self.setup.kafka)?;
+            for (topic, partition) in touched {
+                remover.remove_handled(reader, topic, partition).await?;
+            }
+            Ok::<(), dlq::DlqError>(())
+        };
+        match timeout_at(until, remove).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "handled dead letters are not removed now"),
+            Err(_) => tracing::warn!("handled dead letters are not removed: there was no time left"),
+        }
     }
 
     async fn audit(

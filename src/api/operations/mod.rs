@@ -22,6 +22,7 @@ use crate::topic::producer::ProduceError;
 mod channels;
 mod dead_letters;
 mod groups;
+mod jobs;
 
 /// Calls that ask the brokers, side by side: each has a client and threads of its own.
 const BROKER_CALLS_MAX: usize = 4;
@@ -129,6 +130,47 @@ impl proto::operations_service_server::OperationsService for Operations {
     ) -> Result<Response<proto::OperationsServiceReplayDeadLettersResponse>, Status> {
         let (until, caller) = (Deadline::of(&request).for_work(), Caller::of(&request)?);
         Ok(Response::new(self.replay(&caller.name, &request.into_inner(), until).await?))
+    }
+
+    async fn start_replay(
+        &self,
+        request: Request<proto::OperationsServiceStartReplayRequest>,
+    ) -> Result<Response<proto::OperationsServiceStartReplayResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.start(&caller.name, request.get_ref()).await?))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<proto::OperationsServiceListJobsRequest>,
+    ) -> Result<Response<proto::OperationsServiceListJobsResponse>, Status> {
+        Ok(Response::new(self.jobs(request.get_ref()).await?))
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<proto::OperationsServiceGetJobRequest>,
+    ) -> Result<Response<proto::OperationsServiceGetJobResponse>, Status> {
+        let job = Some(self.job(&request.get_ref().job_id).await?);
+        Ok(Response::new(proto::OperationsServiceGetJobResponse { job }))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<proto::OperationsServiceCancelJobRequest>,
+    ) -> Result<Response<proto::OperationsServiceCancelJobResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let job = Some(self.cancel(&caller.name, &request.get_ref().job_id).await?);
+        Ok(Response::new(proto::OperationsServiceCancelJobResponse { job }))
+    }
+
+    async fn retry_job(
+        &self,
+        request: Request<proto::OperationsServiceRetryJobRequest>,
+    ) -> Result<Response<proto::OperationsServiceRetryJobResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let job = Some(self.retry(&caller.name, &request.get_ref().job_id).await?);
+        Ok(Response::new(proto::OperationsServiceRetryJobResponse { job }))
     }
 
     async fn list_providers(

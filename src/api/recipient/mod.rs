@@ -1,6 +1,7 @@
 //! `RecipientService`: one file a concern, [`fields`] has the checks that they share.
 
 mod changes;
+mod export;
 mod fields;
 mod proxies;
 mod show;
@@ -191,5 +192,23 @@ impl proto::recipient_service_server::RecipientService for Recipients {
     ) -> Result<Response<proto::RecipientServiceSetComingOfAgeResponse>, Status> {
         let caller = Caller::of(&request)?.name;
         Ok(Response::new(self.set_of_age(&caller, request.into_inner()).await?))
+    }
+
+    async fn export(
+        &self,
+        request: Request<proto::RecipientServiceExportRequest>,
+    ) -> Result<Response<proto::RecipientServiceExportResponse>, Status> {
+        let caller = Caller::of(&request)?.name;
+        Ok(Response::new(self.ask_export(&caller, request.get_ref()).await?))
+    }
+
+    type DownloadExportStream = export::Pieces;
+
+    async fn download_export(
+        &self,
+        request: Request<proto::RecipientServiceDownloadExportRequest>,
+    ) -> Result<Response<export::Pieces>, Status> {
+        let caller = Caller::of(&request)?.name;
+        Ok(Response::new(self.fetch_export(&caller, request.get_ref()).await?))
     }
 }

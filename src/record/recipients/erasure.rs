@@ -55,6 +55,9 @@ const LINKS: &str = "SELECT patient_id, relation FROM visibility WHERE recipient
 const CLEAR_APPOINTMENTS: &str =
     "UPDATE appointment SET location = NULL WHERE patient_id = ANY($1) AND location IS NOT NULL";
 
+/// An export that is being written ends first; then all of it goes.
+const DROP_EXPORTS: &str = "DELETE FROM export WHERE patient_id = ANY($1)";
+
 /// A row of a batch is found by the notification that it becomes: nothing else of it
 /// is indexed.
 const BATCHES: &str = "SELECT batch_id, caller FROM batch ORDER BY created_at DESC LIMIT $1";
@@ -124,6 +127,7 @@ async fn clear_sources(tx: &Transaction<'_>, touch: Touch<'_>) -> Result<(), Rec
         .collect::<Result<_, RecordError>>()?;
     let own: Vec<&str> = links.iter().filter(|(_, own)| *own).map(|(patient, _)| *patient).collect();
     query(tx, "erase_appointments", CLEAR_APPOINTMENTS, &[&own]).await?;
+    query(tx, "erase_exports", DROP_EXPORTS, &[&own]).await?;
     let batches = query(tx, "erase_batches", BATCHES, &[&BATCHES_MAX]).await?;
     let mut ids: Vec<Uuid> = Vec::new();
     for row in &batches {

@@ -9,6 +9,7 @@ mod devices;
 mod erasure;
 mod preferences;
 mod proxies;
+mod stale_devices;
 mod upsert;
 mod upsert_points;
 mod view;
@@ -23,6 +24,7 @@ pub use devices::{
 pub use erasure::{Erased, erase};
 pub use preferences::{PreferencesPatch, PreferencesView, update_preferences};
 pub use proxies::{Grant, PatientPage, grant_proxy, list_by_patient, revoke_proxy, set_coming_of_age};
+pub use stale_devices::{FORGOTTEN_AFTER, STALE_AFTER, StaleDevices};
 pub use upsert::{ConsentUpsert, ContactPointUpsert, RecipientUpsert, Upserted, upsert, upsert_many};
 pub use view::{AccessView, ConsentView, ContactPointView, RecipientView, recipient};
 

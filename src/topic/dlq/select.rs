@@ -23,6 +23,8 @@ struct Part {
     only: Option<BTreeSet<i64>>,
     /// None before this offset.
     from: i64,
+    /// None from this offset on.
+    end: i64,
 }
 
 /// Dead letters one after the other: by topic, partition and offset, so each
@@ -46,7 +48,13 @@ impl Letters {
         for topic in topics {
             match reader.partitions(topic).await? {
                 Some(count) => {
-                    let part = |partition| Part { topic: topic.clone(), partition, only: None, from: 0 };
+                    let part = |partition| Part {
+                        topic: topic.clone(),
+                        partition,
+                        only: None,
+                        from: 0,
+                        end: i64::MAX,
+                    };
                     left.extend((0..count).map(part));
                 }
                 None => absent.push(topic.clone()),
@@ -86,7 +94,7 @@ impl Letters {
                     *counts.entry(topic.clone()).or_insert(count)
                 }
             };
-            let part = Part { topic, partition, only: Some(only), from: 0 };
+            let part = Part { topic, partition, only: Some(only), from: 0, end: i64::MAX };
             if partition < count {
                 left.push_back(part);
             } else {
@@ -105,6 +113,30 @@ impl Letters {
         self.left.drain(..at.unwrap_or(self.left.len()));
         if let Some(part) = self.left.front_mut() {
             part.from = place.offset.saturating_add(1);
+        }
+        self
+    }
+
+    /// Where each partition that is still to be looked at ends now.
+    ///
+    /// # Errors
+    /// When the brokers do not answer.
+    pub async fn ends(&self, reader: &Reader) -> Result<Vec<Place>, DlqError> {
+        let mut ends = Vec::with_capacity(self.left.len());
+        for part in &self.left {
+            let (_, high) = reader.bounds(&part.topic, part.partition).await?;
+            ends.push(part.place(high));
+        }
+        Ok(ends)
+    }
+
+    /// Goes no further than these places, as [`Letters::ends`] gave them: for work that
+    /// must not meet what came of it. A partition that has none is left out.
+    #[must_use]
+    pub fn until(mut self, ends: &[Place]) -> Self {
+        for part in &mut self.left {
+            let end = ends.iter().find(|end| end.topic == part.topic && end.partition == part.partition);
+            part.end = end.map_or(0, |end| end.offset);
         }
         self
     }
@@ -145,7 +177,7 @@ impl Letters {
     }
 
     fn begin(&mut self, mut part: Part, low: i64, high: i64) {
-        let (mut from, mut end) = (low.max(part.from), high);
+        let (mut from, mut end) = (low.max(part.from), high.min(part.end));
         if let Some(only) = &mut part.only {
             let there = only.range(low..high.max(low)).copied().collect();
             let away = std::mem::replace(only, there);

@@ -5,6 +5,7 @@ pub mod depth;
 pub mod due;
 pub mod erasure;
 pub mod paused;
+mod places;
 pub mod relay;
 pub mod reminders;
 pub mod rounds;

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::error::RecordError;
 use super::store::Store;
+use crate::domain::{Channel, Urgency};
 use crate::metrics;
 
-/// Due rows of one queue that are counted: more are said to be so many.
+/// Due rows that are counted of a queue, of deliveries a channel and an urgency: more are
+/// said to be so many.
 pub const COUNTED_MAX: i64 = 10_000;
 
 /// A queue whose depth is told; each has an index on the time at which its rows are due.
@@ -15,51 +17,50 @@ struct Queue {
     table: &'static str,
     /// When a row is due.
     due_at: &'static str,
-    /// Which rows; it has to be the condition of the index.
-    condition: &'static str,
-    /// The column of the urgency; an expression without one for a queue that knows none.
+    /// The column of the urgency, or of what stands in its place.
     urgency: &'static str,
 }
 
-/// What waits in `held` for a pause, an embargo or quiet hours is not due, and neither is
-/// what a provider's outage put off: more processes would not send it sooner.
-const QUEUES: [Queue; 8] = [
-    Queue {
-        name: "deliveries",
-        table: "delivery",
-        due_at: "due_at",
-        condition: "urgency <> 'bulk'",
-        urgency: "urgency",
-    },
-    Queue {
-        name: "deliveries",
-        table: "delivery",
-        due_at: "due_at",
-        condition: "urgency = 'bulk'",
-        urgency: "urgency",
-    },
-    Queue { name: "reminders", table: "appointment_reminder", due_at: "look_at", ..Queue::PLAIN },
-    Queue { name: "batches", table: "batch", due_at: "look_at", ..Queue::PLAIN },
-    Queue { name: "outbox", table: "outbox", due_at: "changed_at", ..Queue::PLAIN },
-    Queue { name: "unmatched_updates", table: "unmatched_update", due_at: "next_look_at", ..Queue::PLAIN },
-    Queue { name: "erasures", table: "erasure", due_at: "next_look_at", ..Queue::PLAIN },
+/// Deliveries, a channel and an urgency as their index has them. What waits in `held` for
+/// a pause, an embargo or quiet hours is not due, and neither is what a provider's outage put
+/// off: more processes would not send it sooner.
+const DELIVERIES: &str = "
+SELECT 'deliveries' AS queue, urgencies.urgency, count(*) AS due,
+       extract(epoch FROM now() - min(due.due_at))::float8 AS age_s
+  FROM unnest($1::text[]) AS channels (channel)
+ CROSS JOIN unnest($2::text[]) AS urgencies (urgency)
+ CROSS JOIN LATERAL (
+       SELECT d.due_at FROM delivery d
+        WHERE d.channel = channels.channel AND d.urgency = urgencies.urgency AND d.due_at <= now()
+        ORDER BY d.due_at LIMIT $3) AS due
+ GROUP BY urgencies.urgency";
+
+/// For a queue that knows no urgency.
+const NONE: &str = "'none'::text";
+
+/// The other queues.
+const QUEUES: [Queue; 7] = [
+    Queue { name: "reminders", table: "appointment_reminder", due_at: "look_at", urgency: NONE },
+    Queue { name: "batches", table: "batch", due_at: "look_at", urgency: NONE },
+    Queue { name: "batch_checks", table: "batch_check", due_at: "look_at", urgency: NONE },
+    Queue { name: "outbox", table: "outbox", due_at: "changed_at", urgency: NONE },
+    Queue { name: "unmatched_updates", table: "unmatched_update", due_at: "next_look_at", urgency: NONE },
+    Queue { name: "erasures", table: "erasure", due_at: "next_look_at", urgency: NONE },
     // Their kind stands in place of an urgency.
-    Queue { name: "jobs", table: "job", due_at: "look_at", urgency: "kind", ..Queue::PLAIN },
+    Queue { name: "jobs", table: "job", due_at: "look_at", urgency: "kind" },
 ];
 
 impl Queue {
-    const PLAIN: Self = Self { name: "", table: "", due_at: "", condition: "true", urgency: "'none'::text" };
-
     /// Reads as many entries of an index as are counted.
     fn statement(&self) -> String {
-        let Self { name, table, due_at, condition, urgency } = self;
+        let Self { name, table, due_at, urgency } = self;
         // The outbox is read in the order of its key, which is that of its times.
         let order = if *name == "outbox" { "outbox_id" } else { due_at };
         format!(
             "SELECT '{name}' AS queue, urgency, count(*) AS due,
                     extract(epoch FROM now() - min(due_at))::float8 AS age_s
                FROM (SELECT {urgency} AS urgency, {due_at} AS due_at FROM {table}
-                      WHERE {due_at} <= now() AND {condition} ORDER BY {order} LIMIT {COUNTED_MAX}) AS due
+                      WHERE {due_at} <= now() ORDER BY {order} LIMIT {COUNTED_MAX}) AS due
               GROUP BY urgency"
         )
     }
@@ -85,10 +86,17 @@ impl Store {
     /// As [`RecordError`] tells.
     pub async fn depths(&self) -> Result<Vec<Depth>, RecordError> {
         let begun = Instant::now();
-        let text = QUEUES.iter().map(Queue::statement).collect::<Vec<_>>().join(" UNION ALL ");
+        let others = QUEUES.iter().map(Queue::statement);
+        let text =
+            std::iter::once(DELIVERIES.to_owned()).chain(others).collect::<Vec<_>>().join(" UNION ALL ");
+        let channels: Vec<&str> = Channel::ALL.iter().map(|channel| channel.as_str()).collect();
+        let urgencies: Vec<&str> = Urgency::ALL.iter().map(|urgency| urgency.as_str()).collect();
         let client = self.client().await?;
         let statement = client.prepare_cached(&text).await.map_err(RecordError::at("depths"))?;
-        let rows = client.query(&statement, &[]).await.map_err(RecordError::at("depths"))?;
+        let rows = client
+            .query(&statement, &[&channels, &urgencies, &COUNTED_MAX])
+            .await
+            .map_err(RecordError::at("depths"))?;
         metrics::statement("depths", rows.len(), begun.elapsed());
         rows.iter()
             .map(|row| {

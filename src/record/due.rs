@@ -1,7 +1,6 @@
 //! Deliveries that wait for a worker: held until a time, queued, to be retried,
 //! of unknown outcome, or claimed by an owner that died.
 
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -69,34 +68,18 @@ pub struct DueDelivery {
     pub reached: bool,
 }
 
-/// Which of the due deliveries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DueLane {
-    /// All that is not bulk.
-    Urgent,
-    /// Urgency `bulk`.
-    Bulk,
-}
-
-impl DueLane {
-    /// Its statement, and the name of that.
-    fn claim(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Urgent => (CLAIM_DUE, "claim_due"),
-            Self::Bulk => (&CLAIM_DUE_BULK, "claim_due_bulk"),
-        }
-    }
-}
-
-/// In the order of publication, so that one recipient's messages keep theirs.
-/// `SKIP LOCKED` lets any number of workers share the queue without waiting.
+/// The oldest of each channel, in the order of publication, so that one recipient's
+/// messages keep theirs. `SKIP LOCKED` lets any number of workers share the queue without waiting.
 const CLAIM_DUE: &str = "
 WITH due AS (
-    SELECT delivery_id, state FROM delivery
-     WHERE due_at <= now() AND urgency <> 'bulk'
-     ORDER BY due_at
-     LIMIT $1
-       FOR UPDATE SKIP LOCKED
+    SELECT oldest.delivery_id, oldest.state
+      FROM unnest($1::text[], $4::bigint[]) AS share (channel, places)
+     CROSS JOIN LATERAL (
+           SELECT d.delivery_id, d.state FROM delivery d
+            WHERE d.channel = share.channel AND d.urgency = $5 AND d.due_at <= now()
+            ORDER BY d.due_at
+            LIMIT share.places
+              FOR UPDATE SKIP LOCKED) AS oldest
 ), ours AS (
     UPDATE delivery d
        SET state = 'dispatching', owner = $2::uuid, epoch = d.epoch + 1,
@@ -116,43 +99,45 @@ SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipie
   FROM ours o JOIN notification n USING (notification_id)
  ORDER BY n.published_at, n.source_partition, n.source_offset";
 
-/// The condition on urgency is text and no parameter: it has to be that of an index.
-static CLAIM_DUE_BULK: LazyLock<String> =
-    LazyLock::new(|| CLAIM_DUE.replace("urgency <> 'bulk'", "urgency = 'bulk'"));
-
 const SET_ADDRESS: &str = "
 UPDATE delivery d SET address = i.address
   FROM unnest($1::uuid[], $2::text[]) AS i (delivery_id, address)
  WHERE d.delivery_id = i.delivery_id AND d.owner = $3::uuid";
 
-/// Two counts, because each index knows only its own lane.
+/// Asked a channel and an urgency, as the index has them.
 const DUE_WITHIN: &str = "
-WITH horizon AS (SELECT now() + $1::bigint * interval '1 millisecond' AS at)
-SELECT (SELECT count(*) FROM delivery WHERE due_at <= (SELECT at FROM horizon) AND urgency <> 'bulk')
-     + (SELECT count(*) FROM delivery WHERE due_at <= (SELECT at FROM horizon) AND urgency = 'bulk')";
+SELECT count(*)
+  FROM unnest($2::text[]) AS channels (channel)
+ CROSS JOIN unnest($3::text[]) AS urgencies (urgency)
+ CROSS JOIN LATERAL (
+       SELECT FROM delivery d
+        WHERE d.channel = channels.channel AND d.urgency = urgencies.urgency
+          AND d.due_at <= now() + $1::bigint * interval '1 millisecond') AS due";
 
 impl Store {
-    /// Claims up to `limit` due rows of a lane for `lease`.
+    /// Claims due rows of an urgency for `lease`: of each channel as many as its share says.
     ///
     /// # Errors
     /// As [`RecordError`] tells.
     pub async fn claim_due(
         &self,
-        lane: DueLane,
-        limit: usize,
+        urgency: Urgency,
+        shares: &[(Channel, usize)],
         lease: Duration,
     ) -> Result<Vec<DueDelivery>, RecordError> {
+        const NAME: &str = "claim_due";
         let begun = Instant::now();
-        let (text, name) = lane.claim();
         let client = self.client().await?;
-        let statement = client.prepare_cached(text).await.map_err(RecordError::at(name))?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let statement = client.prepare_cached(CLAIM_DUE).await.map_err(RecordError::at(NAME))?;
+        let channels: Vec<&str> = shares.iter().map(|(channel, _)| channel.as_str()).collect();
+        let places: Vec<i64> =
+            shares.iter().map(|(_, places)| i64::try_from(*places).unwrap_or(i64::MAX)).collect();
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
         let rows = client
-            .query(&statement, &[&limit, &self.owner.0, &lease_ms])
+            .query(&statement, &[&channels, &self.owner.0, &lease_ms, &places, &urgency.as_str()])
             .await
-            .map_err(RecordError::at(name))?;
-        metrics::statement(name, rows.len(), begun.elapsed());
+            .map_err(RecordError::at(NAME))?;
+        metrics::statement(NAME, rows.len(), begun.elapsed());
         rows.iter().map(due_delivery).collect()
     }
 
@@ -183,7 +168,12 @@ impl Store {
     pub async fn due_within(&self, time: Duration) -> Result<i64, RecordError> {
         let client = self.client().await?;
         let time_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        let row = client.query_one(DUE_WITHIN, &[&time_ms]).await.map_err(RecordError::at("due_within"))?;
+        let channels: Vec<&str> = Channel::ALL.iter().map(|channel| channel.as_str()).collect();
+        let urgencies: Vec<&str> = Urgency::ALL.iter().map(|urgency| urgency.as_str()).collect();
+        let row = client
+            .query_one(DUE_WITHIN, &[&time_ms, &channels, &urgencies])
+            .await
+            .map_err(RecordError::at("due_within"))?;
         Ok(row.try_get(0)?)
     }
 }

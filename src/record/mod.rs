@@ -44,7 +44,7 @@ pub use audit::AuditEntry;
 pub use claim::{Claim, Claimed, FirstDelivery, Source};
 pub use conflict::Repeated;
 pub use depth::Depth;
-pub use due::{DueDelivery, DueLane};
+pub use due::DueDelivery;
 pub use error::RecordError;
 pub use outbox::{OutboxRow, Relay};
 pub use outcome::{NextDelivery, Recorded};

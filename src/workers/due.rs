@@ -1,23 +1,23 @@
 //! Due deliveries: releases of embargoes and quiet hours, schedules, retries, the
-//! next channel, and claims whose owner died. What is bulk comes last, and has at
-//! most half of the worker's places.
+//! next channel, and claims whose owner died. The most urgent come first; bulk comes
+//! last and has at most half of the worker's places, a channel three quarters.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::places::{Place, Places};
 use crate::config;
 use crate::deliver::LookUp;
 use crate::dispatch::{self, Assignment, Dispatcher, OnRecorded, Work};
-use crate::domain::{Outcome, PatientId, Reason, Recipient, RecipientId, Redacted, State};
+use crate::domain::{Channel, Outcome, PatientId, Reason, Recipient, RecipientId, Redacted, State, Urgency};
 use crate::metrics;
 use crate::plan::{Decision, Settings, denied, usable_channels, when};
-use crate::record::{DueDelivery, DueLane, RecordError, Recorded, Store};
+use crate::record::{DueDelivery, RecordError, Recorded, Store};
 
 /// Longest pause while the database is away.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(2);
@@ -36,50 +36,6 @@ pub struct DueWorker {
     pub dispatcher: Arc<Dispatcher>,
     /// Defaults of plans.
     pub settings: Settings,
-}
-
-/// Deliveries that may be in flight.
-struct Places {
-    all: Arc<Semaphore>,
-    /// Half of them, at least one.
-    bulk: Arc<Semaphore>,
-}
-
-/// One delivery's place, given back when it is dropped.
-struct Place {
-    _any: OwnedSemaphorePermit,
-    _bulk: Option<OwnedSemaphorePermit>,
-}
-
-impl Places {
-    fn new(in_flight_max: usize) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(in_flight_max)),
-            bulk: Arc::new(Semaphore::new((in_flight_max / 2).max(1))),
-        }
-    }
-
-    /// Waits for one place or more; takes up to `max` that are free.
-    async fn some(&self, max: usize) -> Option<OwnedSemaphorePermit> {
-        let count = max.min(self.all.available_permits()).max(1);
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        Arc::clone(&self.all).acquire_many_owned(count).await.ok()
-    }
-
-    /// Takes up to `max` of bulk's places, without waiting.
-    fn some_of_bulk(&self, max: usize) -> Option<OwnedSemaphorePermit> {
-        let count = u32::try_from(max.min(self.bulk.available_permits())).unwrap_or(u32::MAX);
-        Arc::clone(&self.bulk).try_acquire_many_owned(count).ok()
-    }
-
-    /// When bulk has all of its places: waits until it has one again. Otherwise
-    /// for ever.
-    async fn bulk_place(&self) {
-        if self.bulk.available_permits() > 0 {
-            return std::future::pending().await;
-        }
-        drop(self.bulk.acquire().await);
-    }
 }
 
 impl DueWorker {
@@ -107,38 +63,49 @@ impl DueWorker {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                // More bulk may be due than it had places for.
-                () = places.bulk_place() => {}
+                // More may be due than bulk or a channel had places for.
+                () = places.share_freed() => {}
                 () = shutdown.cancelled() => {}
             }
         }
-        let drained = tokio::time::timeout(this.drain_timeout, places.all.acquire_many(in_flight_max)).await;
+        let drained = tokio::time::timeout(this.drain_timeout, places.all_free(in_flight_max)).await;
         if drained.is_err() {
             warn!("the drain ran out of time; the leases of what is left run out");
         }
     }
 
-    /// Claims and hands over what fits, bulk after everything else. The number of
-    /// rows that were due.
+    /// Claims and hands over what fits, the most urgent first. The number of rows that
+    /// were due.
     async fn turn(
         self: &Arc<Self>,
         places: &Places,
         shutdown: &CancellationToken,
     ) -> Result<usize, RecordError> {
-        let Some(mut permits) = places.some(self.config.batch_max_rows).await else { return Ok(0) };
-        let wanted = permits.num_permits();
-        let lease_from = Instant::now();
-        let urgent = self.store.claim_due(DueLane::Urgent, wanted, self.lease).await?;
-        let mut taken = urgent.len();
-        let urgent = with_places(urgent, &mut permits, None);
-        self.hand_over(urgent, lease_from + self.lease, shutdown).await?;
-        let bulk_permits = places.some_of_bulk(permits.num_permits());
-        if let Some(bulk_permits) = bulk_permits.filter(|permits| permits.num_permits() > 0) {
-            let lease_from = Instant::now();
-            let bulk = self.store.claim_due(DueLane::Bulk, bulk_permits.num_permits(), self.lease).await?;
-            taken += bulk.len();
-            let bulk = with_places(bulk, &mut permits, Some(bulk_permits));
-            self.hand_over(bulk, lease_from + self.lease, shutdown).await?;
+        let Some(mut any) = places.some(self.config.batch_max_rows).await else { return Ok(0) };
+        let mut taken = 0;
+        for &urgency in Urgency::ALL.iter().rev() {
+            // A channel that had fewer rows than its share leaves the rest to the others.
+            let mut channels = Channel::ALL.to_vec();
+            while !channels.is_empty() && any.num_permits() > 0 {
+                let mut shares = places.shares(urgency, &channels, any.num_permits());
+                let wanted = shares.wanted();
+                if wanted.is_empty() {
+                    break;
+                }
+                let lease_from = Instant::now();
+                let due = self.store.claim_due(urgency, &wanted, self.lease).await?;
+                taken += due.len();
+                let full = |(channel, share): &(Channel, usize)| {
+                    due.iter().filter(|one| one.channel == *channel).count() == *share
+                };
+                channels = wanted.iter().filter(|one| full(one)).map(|(channel, _)| *channel).collect();
+                let due: Vec<(DueDelivery, Place)> = due
+                    .into_iter()
+                    .filter_map(|one| Some((shares.place(one.channel, &mut any)?, one)))
+                    .map(|(place, one)| (one, place))
+                    .collect();
+                self.hand_over(due, lease_from + self.lease, shutdown).await?;
+            }
         }
         Ok(taken)
     }
@@ -332,20 +299,6 @@ enum Prepared {
     Send(Assignment),
     /// It does not, or not now.
     Ended((Recorded, Outcome)),
-}
-
-/// Gives each row its place; there are as many as were asked for at the claim.
-fn with_places(
-    due: Vec<DueDelivery>,
-    any: &mut OwnedSemaphorePermit,
-    mut bulk: Option<OwnedSemaphorePermit>,
-) -> Vec<(DueDelivery, Place)> {
-    due.into_iter()
-        .filter_map(|one| {
-            let place = Place { _any: any.split(1)?, _bulk: bulk.as_mut().and_then(|bulk| bulk.split(1)) };
-            Some((one, place))
-        })
-        .collect()
 }
 
 fn give_back(place: Place) -> OnRecorded {

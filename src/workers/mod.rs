@@ -6,6 +6,7 @@ pub mod due;
 pub mod erasure;
 pub mod jobs;
 pub mod paused;
+mod places;
 pub mod relay;
 pub mod reminders;
 pub mod rounds;

@@ -11,7 +11,7 @@ use patient_notify::sandbox::ChannelFaults;
 use patient_notify::topic::names::{NOTIFICATIONS, NOTIFICATIONS_BULK};
 use tokio_stream::wrappers::IntervalStream;
 
-use crate::harness::{World, eventually, only, request, stays};
+use crate::harness::{World, eventually, only, patient, request, stays};
 
 /// Who asks in [`request`].
 const CALLER: &str = "test";
@@ -265,9 +265,44 @@ async fn due_rows_of_bulk_do_not_delay_an_urgent_one() {
         world.count("notification WHERE urgency = 'bulk' AND state = 'sent'").await > bulk
     })
     .await;
-    for index in ["delivery_due_urgent", "delivery_due_bulk"] {
-        let read = format!("pg_stat_user_indexes WHERE indexrelname = '{index}' AND idx_scan > 0");
-        eventually(index, SOON, async || world.count(&read).await == 1).await;
-    }
+    let read = "pg_stat_user_indexes WHERE indexrelname = 'delivery_due' AND idx_scan > 0";
+    eventually("the index is read", SOON, async || world.count(read).await == 1).await;
+    drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_hangs_holds_up_its_own_channel_and_no_other() {
+    let world = World::new().await;
+    world.load(&[only(Channel::Sms, 1), only(Channel::Email, 2)]).await;
+    let client = world.pool.get().await.unwrap();
+    let due = |channel: &str, recipient: &str| {
+        DUE_BULK
+            .replace("'bulk', 'held'", "'normal', 'queued'")
+            .replace("{sms}", &format!("{{{channel}}}"))
+            .replace("'sms', 0", &format!("'{channel}', 0"))
+            .replace(
+                "FROM recipient,",
+                &format!("FROM (SELECT * FROM recipient WHERE external_id = '{recipient}') r,"),
+            )
+    };
+    let texts = due("sms", patient(1).as_str());
+    assert_eq!(client.execute(&texts, &[&500]).await.unwrap(), 500);
+    // It neither answers nor is given up, so that its breaker stays closed.
+    world.sandbox.faults.set(Channel::Sms, ChannelFaults { hang_percent: 100, ..ChannelFaults::default() });
+    let of_worker = [
+        ("PATIENT_NOTIFY_WORKERS__IN_FLIGHT_MAX", "16"),
+        ("PATIENT_NOTIFY_SMS__TIMEOUT_MS", "50000"),
+        ("PATIENT_NOTIFY_PROCESSOR__LEASE_MS", "120000"),
+        ("PATIENT_NOTIFY_PROCESSOR__SLOT_DEADLINE_MS", "240000"),
+    ];
+    let worker = world.process("wrk-notifications", &of_worker);
+    let calling = async || world.count("delivery WHERE channel = 'sms' AND state = 'dispatching'").await;
+    eventually("three quarters of the places hang", SOON, async || calling().await == 12).await;
+    let mails = due("email", patient(2).as_str());
+    assert_eq!(client.execute(&mails, &[&40]).await.unwrap(), 40);
+    eventually("e-mail goes out all the same", Duration::from_secs(40), async || {
+        world.count("notification WHERE channels = '{email}' AND state = 'sent'").await == 40
+    })
+    .await;
     drop(worker);
 }

@@ -65,7 +65,8 @@ build: ## Build everything, tests too
 test: test-deps ## Unit, documentation and integration tests on a stack of their own
 	@cargo build --locked --bin patient-notify -j $(JOBS)
 	@cargo test --locked --no-run -j $(JOBS)
-	@exec '$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS)
+	@'$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS) -- --skip endurance
+	@exec '$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS) --test integration -- --nocapture endurance
 
 .PHONY: bench
 bench: deps ## The front beside a bare handler, the drain beside raw consume and COPY

@@ -105,11 +105,12 @@ impl Shares {
     /// A place for a row of this channel, while there is one.
     pub(super) fn place(&mut self, channel: Channel, any: &mut OwnedSemaphorePermit) -> Option<Place> {
         let (_, share) = self.channels.iter_mut().find(|(of, _)| *of == channel)?;
+        let channel = share.split(1)?;
         let bulk = match &mut self.bulk {
             Some(bulk) => Some(bulk.split(1)?),
             None => None,
         };
-        Some(Place { _any: any.split(1)?, _channel: share.split(1)?, _bulk: bulk })
+        Some(Place { _any: any.split(1)?, _channel: channel, _bulk: bulk })
     }
 }
 

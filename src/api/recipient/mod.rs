@@ -1,4 +1,4 @@
-//! `RecipientService`: one file a concern, [`fields`] has the checks that they share.
+//! `RecipientService`: one file a concern, `fields` has the checks that they share.
 
 mod changes;
 mod export;

@@ -3,7 +3,7 @@
 //! `pat.notification-updates.v1`, and is answered once the broker has them.
 //!
 //! Anybody on the internet may call. So a call costs little until it has proved where it
-//! comes from ([`gate`]), and each kind has places of its own: a flood of forged ones takes none
+//! comes from (`gate`), and each kind has places of its own: a flood of forged ones takes none
 //! from the gRPC callers, nor from another kind. Nothing of a call is logged, because it
 //! has the recipient's address.
 

@@ -268,6 +268,34 @@ pub fn reminder(result: &'static str) {
     }
 }
 
+/// A tick of a job of cron has ended: done, failed, skipped or interrupted.
+pub fn cron_tick(job: &'static str, end: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.cron_ticks.add(1, &[word("job", job), word("end", end)]);
+    }
+}
+
+/// How long a tick took from its first runner to its end.
+pub fn cron_tick_duration(job: &'static str, elapsed: Duration) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.cron_tick_duration.record(elapsed.as_secs_f64(), &[word("job", job)]);
+    }
+}
+
+/// How long ago the last done tick of a job ended.
+pub fn cron_done_age(job: &'static str, age: Duration) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.cron_done_age.record(age.as_secs_f64(), &[word("job", job)]);
+    }
+}
+
+/// What the last done tick of a job counted, by one of the job's words.
+pub fn cron_counted(job: &'static str, what: &'static str, n: u64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sides.cron_counted.record(n, &[word("job", job), word("what", what)]);
+    }
+}
+
 /// Recipients of batches whose requests the broker has acknowledged.
 pub fn batch_published(n: u64) {
     if let Some(i) = INSTRUMENTS.get() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
+use nix::unistd::{Uid, User};
 
 use crate::config::Config;
 use crate::domain::Reason;
@@ -135,6 +136,11 @@ pub async fn run(config: &Config, command: DlqCommand) -> Result<()> {
     }
 }
 
+/// The user of this process, where the system has a name for it.
+pub(super) fn user() -> Option<String> {
+    User::from_uid(Uid::current()).ok().flatten().map(|user| user.name)
+}
+
 /// An error of the brokers, so that the exit code says whether they were away.
 fn away(error: DlqError) -> anyhow::Error {
     let is_unavailable = error.is_unavailable();
@@ -193,7 +199,7 @@ impl Counts {
 }
 
 /// Rows under a head, each column as wide as its widest cell, the last one free.
-fn columns<const N: usize>(head: [String; N], rows: Vec<[String; N]>) -> String {
+pub(super) fn columns<const N: usize>(head: [String; N], rows: Vec<[String; N]>) -> String {
     let all = || std::iter::once(&head).chain(&rows);
     let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);

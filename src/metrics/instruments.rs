@@ -125,6 +125,10 @@ pub(super) struct Sides {
     pub(super) outbox_published: Counter<u64>,
     pub(super) batch_published: Counter<u64>,
     pub(super) reminders: Counter<u64>,
+    pub(super) cron_ticks: Counter<u64>,
+    pub(super) cron_tick_duration: Histogram<f64>,
+    pub(super) cron_done_age: Gauge<f64>,
+    pub(super) cron_counted: Gauge<u64>,
     pub(super) grpc_requests: Histogram<f64>,
     pub(super) grpc_streams: UpDownCounter<i64>,
     pub(super) grpc_streams_ended: Counter<u64>,
@@ -146,6 +150,19 @@ impl Sides {
             outbox_published: counter(meter, "outbox_published", "{record}", "Status changes published"),
             batch_published: counter(meter, "batch_published", "{record}", "Recipients of batches published"),
             reminders: counter(meter, "reminders", "{reminder}", "Due reminders by what came of them"),
+            cron_ticks: counter(meter, "cron_ticks", "{tick}", "Ticks of cron's jobs by job and end"),
+            cron_tick_duration: seconds(
+                meter,
+                "cron_tick_duration",
+                "From a tick's first runner to its end, by job",
+                &WAY_SECONDS,
+            ),
+            cron_done_age: meter
+                .f64_gauge("patient_notify_cron_done_age")
+                .with_unit("s")
+                .with_description("Since the last done tick of a job ended")
+                .build(),
+            cron_counted: gauge(meter, "cron_counted", "{row}", "What a job's last done tick counted"),
             grpc_requests: seconds(
                 meter,
                 "grpc_request_duration",

@@ -18,7 +18,8 @@
 //! 7. [`topic`] again: the contiguous prefix of done offsets is committed.
 //!
 //! [`processor`] is the spine that runs these steps, [`roles`] wires one deployment
-//! each, [`workers`] own what was deferred, [`api`] is the gRPC front.
+//! each, [`workers`] own what was deferred, [`cron`] does what its schedule says, [`api`]
+//! is the gRPC front.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails by a panic says where"))]
 
@@ -31,6 +32,7 @@ pub mod dispatch;
 pub mod processor;
 pub mod api;
 pub mod workers;
+pub mod cron;
 pub mod roles;
 pub mod domain;
 

@@ -18,7 +18,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 
 use crate::domain::{Channel, Purpose, Reason, Urgency};
 
-use instruments::{Intake, Sends, Sides};
+use instruments::{Cron, Intake, Sends, Sides};
 
 /// Distinct topics that get a label of their own; the rest is counted as `other`.
 const TOPICS_MAX: usize = 64;
@@ -38,6 +38,7 @@ struct Instruments {
     intake: Intake,
     sends: Sends,
     sides: Sides,
+    cron: Cron,
 }
 
 /// Sets the instruments up, once a process; a second call changes nothing.
@@ -86,6 +87,7 @@ impl Instruments {
             intake: Intake::new(&meter),
             sends: Sends::new(&meter),
             sides: Sides::new(&meter),
+            cron: Cron::new(&meter),
             registry,
             provider,
         })
@@ -273,6 +275,34 @@ pub fn reminder(result: &'static str) {
 pub fn job(kind: &'static str, end: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {
         i.sides.jobs.add(1, &[word("kind", kind), word("end", end)]);
+    }
+}
+
+/// A tick of a job of cron has ended: done, failed, skipped or interrupted.
+pub fn cron_tick(job: &'static str, end: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.cron.ticks.add(1, &[word("job", job), word("end", end)]);
+    }
+}
+
+/// How long a tick took from its first runner to its end.
+pub fn cron_tick_duration(job: &'static str, elapsed: Duration) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.cron.tick_duration.record(elapsed.as_secs_f64(), &[word("job", job)]);
+    }
+}
+
+/// How long ago the last done tick of a job ended.
+pub fn cron_done_age(job: &'static str, age: Duration) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.cron.done_age.record(age.as_secs_f64(), &[word("job", job)]);
+    }
+}
+
+/// What the last done tick of a job counted, by one of the job's words.
+pub fn cron_counted(job: &'static str, what: &'static str, n: u64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.cron.counted.record(n, &[word("job", job), word("what", what)]);
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
+use nix::unistd::{Uid, User};
 
 use crate::config::Config;
 use crate::domain::Reason;
@@ -133,6 +134,11 @@ pub async fn run(config: &Config, command: DlqCommand) -> Result<()> {
         DlqCommand::Replay(options) => act::replay(config, &options).await,
         DlqCommand::Drop(options) => act::drop(config, &options.which).await,
     }
+}
+
+/// The user of this process, where the system has a name for it.
+pub(super) fn user() -> Option<String> {
+    User::from_uid(Uid::current()).ok().flatten().map(|user| user.name)
 }
 
 /// An error of the brokers, so that the exit code says whether they were away.

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod batches;
+pub mod cron;
 pub mod dlq;
 pub mod jobs;
 pub mod produce;
@@ -53,8 +54,12 @@ pub enum Command {
     WrkDefault,
     /// Deployment: batches to their topic, at their rates.
     WrkBatchPublisher,
-    /// Deployment: reminders of appointments, when they are due.
-    Cron,
+    /// Deployment: reminders of appointments and other jobs, when they are due.
+    Cron {
+        /// Instead: look at the jobs, or run one.
+        #[command(subcommand)]
+        command: Option<cron::CronCommand>,
+    },
     /// Every role in one process, on a stack of its own.
     Dev(dev::Options),
     /// Stand-ins for the providers alone; prints where they listen.
@@ -154,7 +159,10 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::WrkNotifications => role("wrk-notifications", file, roles::wrk_notifications::run),
         Command::WrkDefault => role("wrk-default", file, roles::wrk_default::run),
         Command::WrkBatchPublisher => role("wrk-batch-publisher", file, roles::wrk_batch_publisher::run),
-        Command::Cron => role("cron", file, roles::cron::run),
+        Command::Cron { command: None } => role("cron", file, roles::cron::run),
+        Command::Cron { command: Some(command) } => {
+            tool(file, async move |config| cron::run(config, command).await)
+        }
         Command::Dev(options) => dev::run(options),
         Command::Sandbox(options) => dev::run_sandbox(options),
         Command::Stack(StackCommand::Up(flags)) => dev::stack_up(&flags),

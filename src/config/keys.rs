@@ -24,6 +24,7 @@ pub struct Config {
     pub push: Push,
     pub workers: Workers,
     pub appointments: Appointments,
+    pub cron: Cron,
     pub app: App,
     pub auth: Auth,
     pub metrics: Metrics,
@@ -201,6 +202,30 @@ pub struct Workers {
 pub struct Appointments {
     pub reminder_offsets_s: Vec<i32>,
     pub confirmed_offset_max_s: i32,
+}
+
+/// `[cron]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cron {
+    pub lease_ms: u64,
+    pub page_max_rows: usize,
+    pub digest_enabled: bool,
+    pub digest_schedule: String,
+    pub digest_time_zone: String,
+    pub digest_days: u32,
+    pub retention_schedule: String,
+    pub retention_time_zone: String,
+    pub retention_test_result_days: u32,
+    pub retention_appointment_reminder_days: u32,
+    pub retention_appointment_confirmation_days: u32,
+    pub retention_general_days: u32,
+    pub retention_campaign_days: u32,
+    pub retention_batch_days: u32,
+    pub retention_appointment_days: u32,
+    pub retention_tick_days: u32,
+    pub stale_schedule: String,
+    pub stale_time_zone: String,
 }
 
 /// `[app]`

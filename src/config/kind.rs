@@ -44,6 +44,8 @@ pub(super) enum Kind {
     TimeOfDay,
     /// A name of the IANA time zone database.
     TimeZone,
+    /// Minute, hour, day of month, month, day of week.
+    CronExpression,
     /// A BCP 47 language tag.
     Locale,
     /// Channels, each at most once.
@@ -192,6 +194,7 @@ impl Kind {
             }),
             Self::TimeOfDay => text.len() == 5 && jiff::civil::Time::strptime("%H:%M", text).is_ok(),
             Self::TimeZone => jiff::tz::TimeZone::get(text).is_ok(),
+            Self::CronExpression => cronexpr::parse_crontab(&format!("{text} UTC")).is_ok(),
             Self::Locale => is_locale(text),
             Self::File => std::fs::metadata(text).is_ok_and(|file| file.is_file()),
             Self::SigningKey => is_signing_key(text),
@@ -223,6 +226,10 @@ impl Kind {
             Self::TimeOfDay => "a time of day such as 21:00".to_owned(),
             Self::TimeZone => {
                 "a name of the IANA time zone database such as Europe/Zurich (the system needs tzdata)"
+                    .to_owned()
+            }
+            Self::CronExpression => {
+                "minute hour day-of-month month day-of-week, for example 30 3 * * * (daily at 03:30)"
                     .to_owned()
             }
             Self::Locale => "a BCP 47 language tag such as en or de-CH".to_owned(),

@@ -162,6 +162,11 @@ const RULES: &[Together] = &[
         "starttls or tls with a user name: the password must not travel in the clear",
     ),
     together(
+        &["cron.retention_test_result_days", "cron.digest_days"],
+        |c| c.cron.retention_test_result_days >= c.cron.digest_days,
+        "retention_test_result_days at least digest_days: a digest counts results whose contents are still there",
+    ),
+    together(
         &["app.listen", "app.allow_unauthenticated"],
         |c| {
             c.app.allow_unauthenticated

@@ -167,10 +167,12 @@ pub const REMINDER_CALLER: &str = "cron";
 /// Who asks for notices of appointments; the same for every backend that changes
 /// them, so that two which tell of the same change tell it once.
 pub const NOTICE_CALLER: &str = "appointments";
+/// Who asks for digests of unread results.
+pub const DIGEST_CALLER: &str = "digest";
 /// Callers that are this service itself. Nobody else may have such a name: the
 /// idempotency keys of these can be worked out, so that it could take their
 /// notifications' ids before them.
-pub const OWN_CALLERS: [&str; 2] = [REMINDER_CALLER, NOTICE_CALLER];
+pub const OWN_CALLERS: [&str; 3] = [REMINDER_CALLER, NOTICE_CALLER, DIGEST_CALLER];
 
 /// True for the name of a caller that is this service itself: one of [`OWN_CALLERS`].
 #[must_use]
@@ -191,6 +193,13 @@ pub fn reminder_key(appointment_id: &str, schedule: i32, offset_s: i32, recipien
 pub fn notice_key(appointment_id: &str, version: i64, recipient: Option<&str>) -> String {
     let recipient = recipient.unwrap_or_default().as_bytes();
     derive("notice", &[appointment_id.as_bytes(), &version.to_be_bytes(), recipient]).to_string()
+}
+
+/// The idempotency key of a digest's request: one a tick (by the time it was due, in
+/// microseconds) and recipient.
+#[must_use]
+pub fn digest_key(due_at_us: i64, recipient: &str) -> String {
+    derive("digest", &[&due_at_us.to_be_bytes(), recipient.as_bytes()]).to_string()
 }
 
 impl BatchId {

@@ -199,6 +199,34 @@ impl Sides {
     }
 }
 
+/// Jobs of cron.
+pub(super) struct Cron {
+    pub(super) ticks: Counter<u64>,
+    pub(super) tick_duration: Histogram<f64>,
+    pub(super) done_age: Gauge<f64>,
+    pub(super) counted: Gauge<u64>,
+}
+
+impl Cron {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            ticks: counter(meter, "cron_ticks", "{tick}", "Ticks of cron's jobs by job and end"),
+            tick_duration: seconds(
+                meter,
+                "cron_tick_duration",
+                "From a tick's first runner to its end, by job",
+                &WAY_SECONDS,
+            ),
+            done_age: meter
+                .f64_gauge("patient_notify_cron_done_age")
+                .with_unit("s")
+                .with_description("Since the last done tick of a job ended")
+                .build(),
+            counted: gauge(meter, "cron_counted", "{row}", "What a job's last done tick counted"),
+        }
+    }
+}
+
 /// What runs: one series a process.
 pub(super) fn build_info(meter: &Meter) -> Gauge<u64> {
     gauge(meter, "build_info", "{process}", "Always 1; the labels say what runs")

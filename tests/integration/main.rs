@@ -16,6 +16,7 @@ mod bad_records;
 mod batch_exactness;
 mod batches;
 mod bulk_lane;
+mod cron_jobs;
 mod dead_letter_tools;
 mod dependency_away;
 mod due_depth;

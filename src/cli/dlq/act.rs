@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 use futures::future::join_all;
-use nix::unistd::{Uid, User};
 
 use crate::cli::{Usage, print, print_error};
 use crate::config::Config;
@@ -86,7 +85,7 @@ async fn run(config: &Config, which: &Which, order: Order<'_>) -> Result<()> {
     if order.needs_yes(which) && !which.yes {
         return only_say(reader, letters, which, order).await;
     }
-    let user = User::from_uid(Uid::current()).ok().flatten().map(|user| user.name);
+    let user = super::user();
     let by = which.by.as_ref().or(user.as_ref()).map(String::as_str);
     let handler = Handler::new(&config.kafka, &reader, by).await.map_err(away)?;
     let mut work = Work { order, handler, done: 0, failed: 0, touched: BTreeSet::new() };

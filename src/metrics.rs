@@ -268,6 +268,15 @@ pub fn reminder(result: &'static str) {
     }
 }
 
+/// Callbacks to this caller that came to `result`. Names of callers are configured, so
+/// there are few.
+pub fn callback(caller: &Arc<str>, result: &'static str, n: u64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        let labels = [word("result", result), KeyValue::new("caller", Arc::clone(caller))];
+        i.sides.callbacks.add(n, &labels);
+    }
+}
+
 /// Recipients of batches whose requests the broker has acknowledged.
 pub fn batch_published(n: u64) {
     if let Some(i) = INSTRUMENTS.get() {

@@ -193,7 +193,7 @@ impl Counts {
 }
 
 /// Rows under a head, each column as wide as its widest cell, the last one free.
-fn columns<const N: usize>(head: [String; N], rows: Vec<[String; N]>) -> String {
+pub(super) fn columns<const N: usize>(head: [String; N], rows: Vec<[String; N]>) -> String {
     let all = || std::iter::once(&head).chain(&rows);
     let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);

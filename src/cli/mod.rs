@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod callbacks;
 pub mod dlq;
 pub mod produce;
 pub mod schemas;
@@ -47,7 +48,7 @@ pub enum Command {
     ConsumerNotificationUpdate,
     /// Deployment: deliveries that were deferred.
     WrkNotifications,
-    /// Deployment: status changes to their topic.
+    /// Deployment: status changes to their topic and to callers, erasures.
     WrkDefault,
     /// Deployment: batches to their topic, at their rates.
     WrkBatchPublisher,
@@ -75,6 +76,9 @@ pub enum Command {
     /// Dead letters: records that could never be processed.
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Signed calls to other backends: how they stand, and what was given up.
+    #[command(subcommand)]
+    Callbacks(callbacks::CallbacksCommand),
     /// Publish sample events as a laboratory would.
     Produce(produce::Options),
     /// Look at the configuration.
@@ -158,6 +162,7 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::Schemas(SchemasCommand::Apply) => tool(file, async |config| schemas::apply(config).await),
         Command::Schemas(SchemasCommand::Compatible { against }) => report(schemas::compatible(&against)),
         Command::Dlq(command) => tool(file, async move |config| dlq::run(config, command).await),
+        Command::Callbacks(command) => tool(file, async move |config| callbacks::run(config, command).await),
         Command::Produce(options) => tool(file, async move |config| produce::run(config, options).await),
         Command::Config(command) => self::config(command, file),
     }

@@ -125,6 +125,7 @@ pub(super) struct Sides {
     pub(super) outbox_published: Counter<u64>,
     pub(super) batch_published: Counter<u64>,
     pub(super) reminders: Counter<u64>,
+    pub(super) callbacks: Counter<u64>,
     pub(super) grpc_requests: Histogram<f64>,
     pub(super) grpc_streams: UpDownCounter<i64>,
     pub(super) grpc_streams_ended: Counter<u64>,
@@ -146,6 +147,12 @@ impl Sides {
             outbox_published: counter(meter, "outbox_published", "{record}", "Status changes published"),
             batch_published: counter(meter, "batch_published", "{record}", "Recipients of batches published"),
             reminders: counter(meter, "reminders", "{reminder}", "Due reminders by what came of them"),
+            callbacks: counter(
+                meter,
+                "callbacks",
+                "{event}",
+                "Callbacks to other backends by caller and what came of them",
+            ),
             grpc_requests: seconds(
                 meter,
                 "grpc_request_duration",

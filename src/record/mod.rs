@@ -7,6 +7,7 @@ pub mod audit;
 pub mod batch_publish;
 pub mod batch_rows;
 pub mod batches;
+pub mod callbacks;
 mod cases;
 pub mod claim;
 pub mod conflict;

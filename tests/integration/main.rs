@@ -14,6 +14,7 @@ mod bad_input;
 mod bad_records;
 mod batches;
 mod bulk_lane;
+mod callbacks;
 mod dead_letter_tools;
 mod dependency_away;
 mod email_events;

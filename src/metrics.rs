@@ -18,7 +18,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 
 use crate::domain::{Channel, Purpose, Reason, Urgency};
 
-use instruments::{Cron, Intake, Sends, Sides};
+use instruments::{Cron, Intake, Queues, Sends, Sides};
 
 /// Distinct topics that get a label of their own; the rest is counted as `other`.
 const TOPICS_MAX: usize = 64;
@@ -39,6 +39,7 @@ struct Instruments {
     sends: Sends,
     sides: Sides,
     cron: Cron,
+    queues: Queues,
 }
 
 /// Sets the instruments up, once a process; a second call changes nothing.
@@ -88,6 +89,7 @@ impl Instruments {
             sends: Sends::new(&meter),
             sides: Sides::new(&meter),
             cron: Cron::new(&meter),
+            queues: Queues::new(&meter),
             registry,
             provider,
         })
@@ -274,7 +276,7 @@ pub fn reminder(result: &'static str) {
 /// `cancelled`, `released`, `postponed` or `lost`.
 pub fn job(kind: &'static str, end: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {
-        i.sides.jobs.add(1, &[word("kind", kind), word("end", end)]);
+        i.queues.jobs.add(1, &[word("kind", kind), word("end", end)]);
     }
 }
 
@@ -306,6 +308,15 @@ pub fn cron_counted(job: &'static str, what: &'static str, n: u64) {
     }
 }
 
+/// Callbacks to this caller that came to `result`. Names of callers are configured, so
+/// there are few.
+pub fn callback(caller: &Arc<str>, result: &'static str, n: u64) {
+    if let Some(i) = INSTRUMENTS.get() {
+        let labels = [word("result", result), KeyValue::new("caller", Arc::clone(caller))];
+        i.queues.callbacks.add(n, &labels);
+    }
+}
+
 /// Recipients of batches whose requests the broker has acknowledged.
 pub fn batch_published(n: u64) {
     if let Some(i) = INSTRUMENTS.get() {
@@ -325,8 +336,8 @@ pub fn due_claimed(n: u64) {
 pub fn due_depth(queue: &str, urgency: &str, due: u64, oldest: Duration) {
     if let Some(i) = INSTRUMENTS.get() {
         let labels = [KeyValue::new("queue", queue.to_owned()), KeyValue::new("urgency", urgency.to_owned())];
-        i.sides.due_depth.record(due, &labels);
-        i.sides.due_oldest_age.record(oldest.as_secs_f64(), &labels);
+        i.queues.due_depth.record(due, &labels);
+        i.queues.due_oldest_age.record(oldest.as_secs_f64(), &labels);
     }
 }
 

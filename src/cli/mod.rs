@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 pub mod batches;
 pub mod cron;
+pub mod callbacks;
 pub mod dlq;
 pub mod jobs;
 pub mod produce;
@@ -50,7 +51,7 @@ pub enum Command {
     ConsumerNotificationUpdate,
     /// Deployment: deliveries that were deferred.
     WrkNotifications,
-    /// Deployment: status changes to their topic, and the general queue.
+    /// Deployment: status changes to their topic and to callers, erasures, and the general queue.
     WrkDefault,
     /// Deployment: batches to their topic, at their rates.
     WrkBatchPublisher,
@@ -88,6 +89,9 @@ pub enum Command {
     /// Jobs of the general queue.
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
+    /// Signed calls to other backends: how they stand, and what was given up.
+    #[command(subcommand)]
+    Callbacks(callbacks::CallbacksCommand),
     /// Publish sample events as a laboratory would.
     Produce(produce::Options),
     /// Look at the configuration.
@@ -176,6 +180,7 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::Dlq(command) => tool(file, async move |config| dlq::run(config, command).await),
         Command::Batches(command) => tool(file, async move |config| batches::run(config, command).await),
         Command::Jobs(command) => tool(file, async move |config| jobs::run(config, command).await),
+        Command::Callbacks(command) => tool(file, async move |config| callbacks::run(config, command).await),
         Command::Produce(options) => tool(file, async move |config| produce::run(config, options).await),
         Command::Config(command) => self::config(command, file),
     }

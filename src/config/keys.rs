@@ -23,6 +23,7 @@ pub struct Config {
     pub email: Email,
     pub push: Push,
     pub workers: Workers,
+    pub callbacks: Callbacks,
     pub appointments: Appointments,
     pub cron: Cron,
     pub app: App,
@@ -194,6 +195,18 @@ pub struct Workers {
     pub in_flight_max: usize,
     pub unmatched_expiry_ms: u64,
     pub jobs_max: usize,
+}
+
+/// `[callbacks]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Callbacks {
+    pub timeout_ms: u64,
+    pub in_flight_max: usize,
+    pub in_flight_per_endpoint_max: usize,
+    pub retry_initial_ms: u64,
+    pub retry_max_ms: u64,
+    pub give_up_after_ms: u64,
 }
 
 /// `[appointments]`

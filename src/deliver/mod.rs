@@ -4,6 +4,7 @@
 //! servers that speak the real protocols.
 
 pub mod breaker;
+pub mod callback;
 pub mod catalog;
 mod fcm;
 mod google;

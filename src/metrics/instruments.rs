@@ -123,11 +123,8 @@ pub(super) struct Sides {
     pub(super) statement_rows: Histogram<u64>,
     pub(super) unavailable: Counter<u64>,
     pub(super) outbox_published: Counter<u64>,
-    pub(super) due_depth: Gauge<u64>,
-    pub(super) due_oldest_age: Gauge<f64>,
     pub(super) batch_published: Counter<u64>,
     pub(super) reminders: Counter<u64>,
-    pub(super) jobs: Counter<u64>,
     pub(super) grpc_requests: Histogram<f64>,
     pub(super) grpc_streams: UpDownCounter<i64>,
     pub(super) grpc_streams_ended: Counter<u64>,
@@ -146,26 +143,9 @@ impl Sides {
                 .with_boundaries(ROWS.to_vec())
                 .build(),
             unavailable: counter(meter, "unavailable", "{error}", "Tries that met an absent dependency"),
-            due_depth: gauge(
-                meter,
-                "due_depth",
-                "{row}",
-                "Rows that are due, by queue and urgency; at most 10,000 a queue are counted",
-            ),
-            due_oldest_age: meter
-                .f64_gauge("patient_notify_due_oldest_age")
-                .with_unit("s")
-                .with_description("For how long the oldest row has been due, by queue and urgency")
-                .build(),
             outbox_published: counter(meter, "outbox_published", "{record}", "Status changes published"),
             batch_published: counter(meter, "batch_published", "{record}", "Recipients of batches published"),
             reminders: counter(meter, "reminders", "{reminder}", "Due reminders by what came of them"),
-            jobs: counter(
-                meter,
-                "jobs",
-                "{attempt}",
-                "Jobs of the general queue by kind and what they came to",
-            ),
             grpc_requests: seconds(
                 meter,
                 "grpc_request_duration",
@@ -194,6 +174,44 @@ impl Sides {
                 "webhook_requests",
                 "{request}",
                 "Callbacks of providers by what came of them",
+            ),
+        }
+    }
+}
+
+/// Queues in the database.
+pub(super) struct Queues {
+    pub(super) due_depth: Gauge<u64>,
+    pub(super) due_oldest_age: Gauge<f64>,
+    pub(super) jobs: Counter<u64>,
+    pub(super) callbacks: Counter<u64>,
+}
+
+impl Queues {
+    pub(super) fn new(meter: &Meter) -> Self {
+        Self {
+            due_depth: gauge(
+                meter,
+                "due_depth",
+                "{row}",
+                "Rows that are due, by queue and urgency; at most 10,000 a queue are counted",
+            ),
+            due_oldest_age: meter
+                .f64_gauge("patient_notify_due_oldest_age")
+                .with_unit("s")
+                .with_description("For how long the oldest row has been due, by queue and urgency")
+                .build(),
+            jobs: counter(
+                meter,
+                "jobs",
+                "{attempt}",
+                "Jobs of the general queue by kind and what they came to",
+            ),
+            callbacks: counter(
+                meter,
+                "callbacks",
+                "{event}",
+                "Callbacks to other backends by caller and what came of them",
             ),
         }
     }

@@ -9,6 +9,7 @@ pub mod batch_counts;
 pub mod batch_publish;
 pub mod batch_rows;
 pub mod batches;
+pub mod callbacks;
 mod cases;
 pub mod claim;
 pub mod conflict;

@@ -1,10 +1,12 @@
 //! Status changes on their way to `pat.notification-status.v1`.
 //!
 //! One relay at a time reads the oldest rows, publishes them in order and deletes
-//! them: at least once, in order a notification.
+//! them: at least once, in order a notification. What a caller wants to be called back
+//! about becomes an event in the same statement.
 
 use tokio_postgres::Row;
 
+use super::callbacks::Wanted;
 use super::error::RecordError;
 use super::store::Store;
 use crate::domain::{Channel, NotificationId, PatientId, Purpose, Reason, RecipientId, State, StatusChanged};
@@ -20,6 +22,19 @@ pub struct OutboxRow {
 
 /// Key of the advisory lock that the one active relay holds (any constant will do).
 const RELAY_LOCK: i64 = 0x7061_745f_7265_6c61;
+
+const PUBLISHED: &str = "
+WITH gone AS (
+    DELETE FROM outbox WHERE outbox_id = ANY($1)
+    RETURNING notification_id, sequence, caller, patient_id, recipient_id, purpose, state, reason, channel,
+              changed_at
+)
+INSERT INTO callback_event (notification_id, sequence, caller, patient_id, recipient_id, purpose, status, reason,
+        channel, changed_at)
+SELECT g.notification_id, g.sequence, g.caller, g.patient_id, g.recipient_id, g.purpose, g.state, g.reason,
+       g.channel, g.changed_at
+  FROM gone g JOIN unnest($2::text[], $3::text[]) AS w (caller, state)
+    ON w.caller = g.caller AND w.state = g.state";
 
 /// A session that is the one active relay while it lives.
 pub struct Relay {
@@ -62,17 +77,15 @@ impl Relay {
         rows.iter().map(outbox_row).collect()
     }
 
-    /// Forgets changes that the broker has acknowledged.
+    /// Takes changes that the broker has acknowledged out of the outbox, and keeps those
+    /// that are wanted as events of callbacks: both or neither, so each becomes one once.
     ///
     /// # Errors
     /// As [`RecordError`] tells; then they are published again.
-    pub async fn published(&self, ids: &[i64]) -> Result<(), RecordError> {
-        let statement = self
-            .client
-            .prepare_cached("DELETE FROM outbox WHERE outbox_id = ANY($1)")
-            .await
-            .map_err(RecordError::at("outbox_published"))?;
-        self.client.execute(&statement, &[&ids]).await.map_err(RecordError::at("outbox_published"))?;
+    pub async fn published(&self, ids: &[i64], wanted: &Wanted) -> Result<(), RecordError> {
+        let at = RecordError::at("outbox_published");
+        let statement = self.client.prepare_cached(PUBLISHED).await.map_err(&at)?;
+        self.client.execute(&statement, &[&ids, &wanted.callers, &wanted.states]).await.map_err(&at)?;
         Ok(())
     }
 

@@ -1,11 +1,14 @@
-//! `wrk-default`: the outbox's relay, erasures that go on, and the general queue.
+//! `wrk-default`: the outbox's relay, callbacks to other backends, erasures that go on, and
+//! the general queue.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::wiring::{Publishing, Workers};
 use super::{Context, wiring};
+use crate::api::auth;
 use crate::topic::names;
+use crate::workers::callbacks::{CallbackWorker, Endpoints};
 use crate::workers::erasure::ErasureWorker;
 use crate::workers::jobs::JobWorker;
 use crate::workers::relay::StatusRelay;
@@ -30,13 +33,41 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
     );
     workers.go_round(jobs);
     workers.spawn(drained);
+    let endpoints = endpoints(&ctx)?;
+    let callbacks = CallbackWorker::new(config.callbacks.clone(), store.clone(), endpoints.clone());
+    workers.go_round(callbacks.clone());
     let relay = StatusRelay {
         store,
         producer: Arc::clone(&producer),
         encoder,
         topic: names::NOTIFICATION_STATUS.full_name(&config.kafka.topic_prefix),
+        callbacks: endpoints,
     };
     workers.spawn(relay.run(workers.stop.clone(), workers.fatal.clone()));
-    workers.ended().await?;
+    let ended = workers.ended().await;
+    callbacks.drain(Duration::from_millis(config.processor.drain_timeout_ms)).await;
+    ended?;
     Ok(producer.flush(publish_timeout).await?)
+}
+
+/// Where callers are called back; read again and again, as the front does.
+fn endpoints(ctx: &Context) -> anyhow::Result<Endpoints> {
+    let config = Arc::clone(&ctx.config);
+    let endpoints = Endpoints::default();
+    endpoints.replace(auth::callbacks(&config.auth)?, &config.callbacks)?;
+    let (again, shutdown) = (endpoints.clone(), ctx.shutdown.clone());
+    tokio::spawn(async move {
+        let interval = Duration::from_millis(config.auth.reread_interval_ms);
+        while shutdown.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
+            match auth::callbacks(&config.auth).map(|read| again.replace(read, &config.callbacks)) {
+                Ok(Ok(true)) => tracing::info!("callbacks have changed"),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "callbacks cannot be taken over; the last ones stay")
+                }
+                Err(faults) => tracing::warn!(%faults, "callbacks cannot be read; the last ones stay"),
+            }
+        }
+    });
+    Ok(endpoints)
 }

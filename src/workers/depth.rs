@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::rounds::Worker;
 use crate::metrics;
-use crate::record::{RecordError, Store};
+use crate::record::{Depth, RecordError, Store};
 
 /// Pause between looks.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -32,7 +32,12 @@ impl Worker for DepthWorker {
     const NAME: &'static str = "due depth";
 
     async fn turn(&self) -> Result<Duration, RecordError> {
-        let depths = self.store.depths().await?;
+        let mut depths = self.store.depths().await?;
+        let callbacks = self.store.callback_depth().await?;
+        if let Some(oldest) = callbacks.oldest {
+            let (queue, urgency) = ("callbacks".to_owned(), "none".to_owned());
+            depths.push(Depth { queue, urgency, due: callbacks.due, oldest });
+        }
         let mut told = self.told.lock();
         let emptied: Vec<_> = told
             .iter()

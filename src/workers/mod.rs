@@ -2,6 +2,7 @@
 
 pub mod batches;
 pub mod depth;
+pub mod callbacks;
 pub mod due;
 pub mod erasure;
 pub mod jobs;

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::callbacks::Endpoints;
 use crate::metrics;
 use crate::record::{OutboxRow, RecordError, Relay, Store};
 use crate::topic::encoder::Encoder;
@@ -29,6 +30,8 @@ pub struct StatusRelay {
     pub encoder: Encoder,
     /// Full name of the status topic.
     pub topic: String,
+    /// Who is called back about what is published.
+    pub callbacks: Endpoints,
 }
 
 impl StatusRelay {
@@ -73,7 +76,7 @@ impl StatusRelay {
         while !shutdown.is_cancelled() {
             let rows = relay.oldest(BATCH).await?;
             let published = self.publish(&rows).await;
-            relay.published(&published).await?;
+            relay.published(&published, &self.callbacks.wanted()).await?;
             metrics::outbox_published(published.len() as u64);
             let pause = match (rows.len(), published.len()) {
                 (0, _) => IDLE,

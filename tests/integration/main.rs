@@ -17,6 +17,7 @@ mod batch_exactness;
 mod batches;
 mod bulk_lane;
 mod cron_jobs;
+mod callbacks;
 mod dead_letter_tools;
 mod dependency_away;
 mod due_depth;

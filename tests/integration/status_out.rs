@@ -216,14 +216,14 @@ async fn a_relay_that_is_killed_is_followed_by_another_without_a_gap() {
     let mut first = world.process("wrk-default", &[]);
     let client = world.pool.get().await.unwrap();
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-                 AND wait_event_type = 'Lock' AND query LIKE 'DELETE FROM outbox%'";
+                 AND wait_event_type = 'Lock' AND query LIKE '%DELETE FROM outbox%'";
     eventually("it waits for the lock", DEADLINE, async || {
         client.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1
     })
     .await;
     first.kill9();
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() \
-               AND query LIKE 'DELETE FROM outbox%'";
+               AND query LIKE '%DELETE FROM outbox%' AND pid <> pg_backend_pid()";
     client.execute(end, &[]).await.unwrap();
     lock.rollback().await.unwrap();
     let published_before = published(&world).await.len();

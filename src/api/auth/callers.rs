@@ -1,4 +1,5 @@
-//! The table of callers: whose certificate is whose, and limits of their own.
+//! The table of callers: whose certificate is whose, limits of their own, and where they
+//! are called back.
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use super::limits::Limits;
 use super::{Caller, Scope, files};
 use crate::config;
+use crate::deliver::callback::{self, Endpoint};
 use crate::domain::ids::{is_opaque, is_own_caller};
 
 /// Bytes of the table.
@@ -25,6 +27,7 @@ struct Entry {
     calls_per_second: Option<u32>,
     calls_burst: Option<u32>,
     notifications_per_day: Option<u64>,
+    callback: Option<callback::Entry>,
 }
 
 /// Callers that the operators have written down.
@@ -32,6 +35,7 @@ struct Entry {
 pub(super) struct Callers {
     by_identity: HashMap<String, Caller>,
     limits: HashMap<String, Limits>,
+    callbacks: BTreeMap<String, callback::Address>,
     default: Limits,
 }
 
@@ -98,6 +102,9 @@ impl Callers {
                 fault(format!("{key} must be a whole number from {min} to {RATE_MAX}"));
             }
         }
+        if let Some(callback) = entry.callback.as_ref().and_then(|callback| callback.check(fault)) {
+            self.callbacks.insert(name.to_owned(), callback);
+        }
         let default = self.default;
         let limits = Limits {
             calls_per_second: entry.calls_per_second.map_or(default.calls_per_second, NonZeroU32::new),
@@ -113,6 +120,18 @@ impl Callers {
         let mut callers = identities.iter().filter_map(|identity| self.by_identity.get(identity));
         let caller = callers.next()?;
         callers.all(|other| other == caller).then_some(caller)
+    }
+
+    /// Where callers are called back, with the secrets; every fault at once.
+    pub(super) fn endpoints(&self) -> Result<Vec<Endpoint>, Vec<String>> {
+        let (mut endpoints, mut faults) = (Vec::new(), Vec::new());
+        for (name, address) in &self.callbacks {
+            match address.read(name) {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(wrong) => faults.extend(wrong.iter().map(|wrong| format!("[{name}] {wrong}"))),
+            }
+        }
+        if faults.is_empty() { Ok(endpoints) } else { Err(faults) }
     }
 
     /// What a caller may have.
@@ -191,6 +210,8 @@ mod tests {
             scopes = ["batches:read"]
             [cron]
             [appointments]
+            [portal.callback]
+            url = "http://portal.example.org"
             "#,
             default(),
         )
@@ -206,10 +227,12 @@ mod tests {
             "needs identities",
             "[cron] is a name of the service's own",
             "[appointments] is a name of the service's own",
+            "[portal] callback.url must begin with https://",
+            "[portal] callback.secret_files must name one file",
         ] {
             assert!(faults.contains(expected), "{expected} is missing in\n{faults}");
         }
-        assert_eq!(faults.lines().count(), 8, "{faults}");
+        assert_eq!(faults.lines().count(), 10, "{faults}");
         let unknown = Callers::parse("[a]\nidentity = 'x'", default()).err().unwrap();
         assert!(unknown[0].contains("identity"), "{unknown:?}");
     }

@@ -52,6 +52,8 @@ pub const METHODS: &[Method] = &[
     unary("/patientnotify.v1.OperationsService/PauseChannel", Scope::OperationsAdmin),
     unary("/patientnotify.v1.OperationsService/ResumeChannel", Scope::OperationsAdmin),
     unary("/patientnotify.v1.OperationsService/GetProcessorState", Scope::OperationsRead),
+    unary("/patientnotify.v1.OperationsService/ListCallbacks", Scope::OperationsRead),
+    unary("/patientnotify.v1.OperationsService/ReplayCallbacks", Scope::OperationsAdmin),
     unary("/patientnotify.v1.RecipientService/Upsert", Scope::RecipientsWrite),
     unary("/patientnotify.v1.RecipientService/Get", Scope::RecipientsRead),
     unary("/patientnotify.v1.RecipientService/ListByPatient", Scope::RecipientsRead),

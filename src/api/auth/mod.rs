@@ -31,6 +31,7 @@ use tonic::Request;
 
 use super::error::ApiError;
 use crate::config;
+use crate::deliver::callback::Endpoint;
 use callers::Callers;
 use keys::Keys;
 use limits::Rates;
@@ -162,6 +163,16 @@ impl Caller {
     pub const fn may(&self, scope: Scope) -> bool {
         self.scopes & scope.bit() != 0
     }
+}
+
+/// Where callers are called back, as the table of callers has it.
+///
+/// # Errors
+/// Everything that is wrong with the table and with the secrets.
+pub fn callbacks(config: &config::Auth) -> Result<Vec<Endpoint>, AuthFaults> {
+    let callers = Callers::read(config).map_err(AuthFaults)?;
+    let fault = |wrong: String| format!("auth.callers_file {}: {wrong}", config.callers_file);
+    callers.endpoints().map_err(|faults| AuthFaults(faults.into_iter().map(fault).collect()))
 }
 
 /// What is wrong with what callers are to be authenticated by; one line a fault.

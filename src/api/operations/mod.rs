@@ -19,6 +19,7 @@ use crate::domain::Channel;
 use crate::topic::dlq::DlqError;
 use crate::topic::producer::ProduceError;
 
+mod callbacks;
 mod channels;
 mod dead_letters;
 mod groups;
@@ -202,6 +203,21 @@ impl proto::operations_service_server::OperationsService for Operations {
     ) -> Result<Response<proto::OperationsServiceGetProcessorStateResponse>, Status> {
         let until = Deadline::of(&request).for_work();
         Ok(Response::new(self.processor_state(until).await?))
+    }
+
+    async fn list_callbacks(
+        &self,
+        request: Request<proto::OperationsServiceListCallbacksRequest>,
+    ) -> Result<Response<proto::OperationsServiceListCallbacksResponse>, Status> {
+        Ok(Response::new(self.callbacks(&request.into_inner()).await?))
+    }
+
+    async fn replay_callbacks(
+        &self,
+        request: Request<proto::OperationsServiceReplayCallbacksRequest>,
+    ) -> Result<Response<proto::OperationsServiceReplayCallbacksResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.replay_parked(&caller.name, &request.into_inner()).await?))
     }
 }
 

@@ -12,6 +12,7 @@ mod people;
 mod ports;
 mod process;
 mod proxy;
+mod receiver;
 mod role;
 mod stack;
 mod world;
@@ -22,6 +23,7 @@ pub use people::{contact, only, patient, recipient, request, result, results, sm
 pub use ports::{free_address, free_port};
 pub use process::Process;
 pub use proxy::{BrokerProxy, Proxy};
+pub use receiver::{Behaviour, Call, Receiver, new_secret};
 pub use role::{RunningRole, ready, stop};
 pub use stack::Addresses;
 pub use world::{Seen, World};

@@ -59,7 +59,7 @@ impl Calls {
             schedule_max,
             Arc::clone(&front.notifications),
         );
-        let recipients = recipient::Recipients { pool: front.pool.clone() };
+        let recipients = recipient::Recipients { pool: front.pool.clone(), codes: front.codes.clone() };
         let appointments = appointment::Appointments {
             publisher: front.publisher.clone(),
             pool: front.pool.clone(),

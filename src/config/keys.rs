@@ -254,6 +254,10 @@ pub struct App {
     pub browser_origins: String,
     pub recent_keys_max: usize,
     pub watch_heartbeat_ms: u64,
+    #[serde(with = "secret")]
+    pub code_key: Secret,
+    pub codes_per_address_per_hour: u32,
+    pub codes_per_caller_per_hour: u32,
 }
 
 /// `[auth]`

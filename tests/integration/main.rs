@@ -56,6 +56,7 @@ mod tools;
 mod topics_admin;
 mod unsubscribe;
 mod updates;
+mod verification;
 mod webhooks;
 mod who_may_call;
 mod writer_evolution;

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Version, header};
@@ -66,7 +67,11 @@ impl Calls {
             config: front.appointments.clone(),
             notices: Semaphore::new(appointment::NOTICES_MAX),
         };
-        let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
+        let batches = batch::Batches {
+            pool: front.pool.clone(),
+            renderer: Arc::clone(&front.renderer),
+            stream_idle: Duration::from_millis(front.config.stream_idle_ms),
+        };
         let templates = template::Templates { renderer: Arc::clone(&front.renderer) };
         let operations = operations::Operations::new(front.pool.clone(), front.operations.clone());
         let streams = (front.config.streams_max, front.config.streams_max_per_caller);

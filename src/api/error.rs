@@ -107,6 +107,9 @@ pub enum ApiError {
     /// A stream has had its longest time; it is resumed by a new one.
     #[error("this stream has lasted as long as one may; open it again and resume where it ended")]
     StreamEnded,
+    /// The client of a stream has said nothing for too long.
+    #[error("nothing came for {} s, which is as long as this stream may be silent", .0.as_secs_f32())]
+    StreamIdle(Duration),
     /// The deadline has passed.
     #[error("deadline has passed before the call was done")]
     DeadlineExceeded,
@@ -202,6 +205,7 @@ impl ApiError {
             | Self::Overloaded
             | Self::Stopping
             | Self::StreamEnded
+            | Self::StreamIdle(_)
             | Self::Watch(WatchError::Lagged | WatchError::TooOld)
             | Self::DeadlineExceeded => None,
         }
@@ -263,6 +267,7 @@ impl ApiError {
                 retry_after: Some(RESUME_AFTER),
                 ..Disposition::told(Code::Unavailable, "STREAM_TIME_OVER")
             },
+            Self::StreamIdle(_) => Disposition::told(Code::DeadlineExceeded, "STREAM_IDLE"),
             Self::DeadlineExceeded => Disposition::told(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::Watch(error) => error.disposition(),
             Self::Publish(PublishError::Broker(_)) => Disposition::unavailable(

@@ -47,6 +47,7 @@ pub mod operations;
 pub mod page;
 pub mod proto;
 pub mod publisher;
+mod rates;
 pub mod recipient;
 pub mod template;
 #[cfg(test)]

@@ -77,6 +77,7 @@ fn means() -> notification::Means {
             time_zone: config.plan.default_time_zone,
         },
         heartbeat: Duration::from_secs(1),
+        stream_idle: Duration::from_secs(30),
         recent_keys_max: 100,
     }
 }

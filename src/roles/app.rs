@@ -82,6 +82,7 @@ fn means(ctx: &Context) -> anyhow::Result<Means> {
             time_zone: config.plan.default_time_zone.clone(),
         },
         heartbeat: Duration::from_millis(config.app.watch_heartbeat_ms),
+        stream_idle: Duration::from_millis(config.app.stream_idle_ms),
         recent_keys_max: config.app.recent_keys_max,
     })
 }

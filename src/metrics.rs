@@ -334,6 +334,13 @@ pub fn due_claimed(n: u64) {
     }
 }
 
+/// The next channel was begun because evidence was overdue.
+pub fn escalated(channel: Channel, reason: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.queues.escalated.add(1, &[word("channel", channel.as_str()), word("reason", reason)]);
+    }
+}
+
 /// Rows of a queue and urgency that are due, and for how long the oldest has been. Both
 /// words are ours: queues have static names.
 pub fn due_depth(queue: &str, urgency: &str, due: u64, oldest: Duration) {

@@ -19,6 +19,7 @@ pub struct Config {
     pub processor: Processor,
     pub plan: Plan,
     pub retry: Retry,
+    pub escalation: Escalation,
     pub sms: Sms,
     pub email: Email,
     pub push: Push,
@@ -132,6 +133,21 @@ pub struct Retry {
     pub max_ms: u64,
     pub give_up_after_ms: u64,
     pub outcome_unknown_deadline_ms: u64,
+}
+
+/// `[escalation]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Escalation {
+    pub critical_sent_within_ms: u64,
+    pub critical_delivered_within_ms: u64,
+    pub critical_read_within_ms: u64,
+    pub high_sent_within_ms: u64,
+    pub high_delivered_within_ms: u64,
+    pub high_read_within_ms: u64,
+    pub normal_sent_within_ms: u64,
+    pub normal_delivered_within_ms: u64,
+    pub normal_read_within_ms: u64,
 }
 
 /// `[sms]`

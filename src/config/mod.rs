@@ -24,8 +24,8 @@ pub(crate) use kind::is_loopback_url;
 
 pub use fault::{ConfigFaults, Fault, Origin};
 pub use keys::{
-    App, Appointments, Auth, Callbacks, Config, Cron, Email, Kafka, Log, Metrics, Plan, Postgres, Processor,
-    Push, Registry, Retry, Secret, Shutdown, Sms, Workers,
+    App, Appointments, Auth, Callbacks, Config, Cron, Email, Escalation, Kafka, Log, Metrics, Plan, Postgres,
+    Processor, Push, Registry, Retry, Secret, Shutdown, Sms, Workers,
 };
 
 /// The defaults, and with them every key that exists.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::Assignment;
 use crate::deliver::SendOutcome;
 use crate::domain::{Channel, DeliveryId, Outcome, Reason, State, Strategy};
-use crate::plan::RetryPolicy;
+use crate::plan::{Evidence, RetryPolicy};
 use crate::record::{NextDelivery, Recorded};
 
 /// First pause before a provider is asked what became of a message: it may still
@@ -29,6 +29,11 @@ fn recorded(assignment: &Assignment, state: State, reason: Reason) -> Recorded {
         provider: None,
         provider_message_id: None,
         next: None,
+        evidence: next_channel(assignment).map(|_| Evidence {
+            urgency: assignment.urgency,
+            channel: assignment.channel,
+            trying_for: assignment.trying_for,
+        }),
     }
 }
 

@@ -13,6 +13,7 @@ use tracing::{error, warn};
 
 use crate::domain::{DeliveryId, Outcome, Reason};
 use crate::metrics;
+use crate::plan::EscalationPolicy;
 use crate::record::{RecordError, Recorded, Store};
 
 /// Called once, when an outcome is durable.
@@ -37,6 +38,8 @@ pub struct RecorderOptions {
     pub queue_max: usize,
     /// Pauses while the database is away: first and longest.
     pub backoff: (Duration, Duration),
+    /// Which outcomes are looked at again for evidence.
+    pub escalation: EscalationPolicy,
 }
 
 /// Takes outcomes; clones share the queue. The lanes end when every clone is gone
@@ -132,11 +135,15 @@ async fn write(store: &Store, options: &RecorderOptions, fatal: &CancellationTok
     let (batch, waiting): (Vec<Recorded>, Vec<(Outcome, OnRecorded)>) =
         jobs.into_iter().map(|job| (job.recorded, (job.outcome, job.on_recorded))).unzip();
     let plain: Vec<&Recorded> = batch.iter().filter(|one| !one.tells_more()).collect();
-    let Some(mut recorded) = written(options, fatal, plain.len(), || store.record(&plain)).await else {
+    let Some(mut recorded) =
+        written(options, fatal, plain.len(), || store.record(&plain, &options.escalation)).await
+    else {
         return;
     };
     let rest: Vec<&Recorded> = batch.iter().filter(|one| !recorded.contains(&one.delivery_id)).collect();
-    let Some(folded) = written(options, fatal, rest.len(), || store.record_folded(&rest)).await else {
+    let Some(folded) =
+        written(options, fatal, rest.len(), || store.record_folded(&rest, &options.escalation)).await
+    else {
         return;
     };
     recorded.extend(folded);
@@ -199,6 +206,7 @@ mod tests {
             linger: Duration::from_millis(1),
             queue_max: 10,
             backoff: (Duration::ZERO, Duration::ZERO),
+            escalation: EscalationPolicy::new(&Config::from_defaults()),
         };
         let pool = pool::pool(&Config::from_defaults().postgres).unwrap();
         let (store, fatal) = (Store::new(pool, Owner::new()), CancellationToken::new());
@@ -219,6 +227,7 @@ mod tests {
             provider: None,
             provider_message_id: None,
             next: None,
+            evidence: None,
         };
         Job { recorded, outcome: Outcome::Done, on_recorded: Box::new(|_| {}) }
     }

@@ -13,8 +13,12 @@ use uuid::Uuid;
 
 use super::fold::{Receipt, Standing};
 use super::ids::{DeliveryId, NotificationId, RecipientId};
-use super::notification::{Channel, Reason, State, Strategy};
+use super::notification::{Channel, Reason, State, Strategy, Urgency};
 use super::update::Engagement;
+
+mod escalation;
+
+pub use escalation::{Escalation, Windows};
 
 /// What becomes of a delivery's due time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,12 @@ pub struct Leg {
     pub owner: Option<Uuid>,
     /// The claim.
     pub epoch: i32,
+    /// When somebody has to look at it, as it was loaded.
+    pub due_at: Option<Timestamp>,
+    /// Its first provider call may have begun at this time.
+    pub first_attempt_at: Option<Timestamp>,
+    /// A provider took it at this time, as far as was known when it was loaded.
+    pub sent_at: Option<Timestamp>,
     /// What becomes of its due time.
     pub due: Due,
     /// It has to be written.
@@ -87,6 +97,8 @@ pub struct Case {
     pub notification_id: NotificationId,
     /// Who gets it.
     pub recipient_id: RecipientId,
+    /// How soon it has to go out.
+    pub urgency: Urgency,
     /// How its channels are used.
     pub strategy: Strategy,
     /// The plan's channels, in order.
@@ -109,6 +121,8 @@ pub struct Case {
     pub engagement: Option<(Engagement, Timestamp)>,
     /// Too late to be useful: no other channel is begun.
     pub expired: bool,
+    /// The place in the plan that the last escalation began, and why it did.
+    pub escalated: Option<(i16, Reason)>,
     /// Its deliveries, in the order of the plan.
     pub legs: Vec<Leg>,
     /// It has to be written.
@@ -203,11 +217,12 @@ impl Case {
         self.cancelled = true;
         self.cancelled_by = Some(by.to_owned());
         self.changed = true;
-        if self.state.is_terminal() {
-            return false;
-        }
         let known = self.why.len();
         self.close();
+        if self.state.is_terminal() {
+            self.sign(known, by);
+            return false;
+        }
         let (state, _) = self.aggregate();
         self.announce(state, Reason::Cancelled, None);
         self.explain(state, Reason::Cancelled, None);
@@ -221,10 +236,10 @@ impl Case {
         self.erased = true;
         // From now on the outcomes of what is under way are folded into this.
         self.changed |= self.legs.iter().any(|leg| !leg.standing.state.is_terminal());
+        self.close();
         if self.state.is_terminal() {
             return false;
         }
-        self.close();
         let (state, reason) = self.aggregate();
         if (state, reason) == (self.state, self.reason) {
             return false;
@@ -264,7 +279,13 @@ impl Case {
 
     /// Why nothing more may be begun; `None`: it may.
     fn closed(&self) -> Option<Reason> {
-        let arrived = || self.legs.iter().any(|leg| leg.standing.state == State::Delivered);
+        // Of what was begun because it had not been read, only the newest arrival counts.
+        let unread_before = match self.escalated {
+            Some((position, Reason::NotReadInTime)) => position,
+            _ => 0,
+        };
+        let counts = |leg: &Leg| leg.position >= unread_before;
+        let arrived = || self.legs.iter().any(|leg| leg.standing.state == State::Delivered && counts(leg));
         if self.erased {
             Some(Reason::Erased)
         } else if self.cancelled {
@@ -281,8 +302,8 @@ impl Case {
         self.explain(standing.state, standing.reason, Some(channel));
         self.close();
         if failed(standing.state) && self.closed().is_none() && !self.expired {
-            self.revive(standing.reason);
-            self.begin_next(standing.reason);
+            self.revive(Reason::Reached, standing.reason);
+            self.go_on(standing.reason);
         }
         let (state, reason) = self.aggregate();
         if (state, reason) != (self.state, self.reason) {
@@ -307,12 +328,13 @@ impl Case {
         }
     }
 
-    /// What was called off because the recipient had been reached is wanted again:
-    /// it turned out otherwise. It was never handed over, so it is not sent twice.
-    fn revive(&mut self, because: Reason) {
+    /// What was called off for this reason (the recipient had been reached, another
+    /// channel was to be faster) is wanted again: it turned out otherwise. It was never
+    /// handed over, so it is not sent twice.
+    fn revive(&mut self, called_off: Reason, because: Reason) {
         for at in 0..self.legs.len() {
             let leg = &mut self.legs[at];
-            if (leg.standing.state, leg.standing.reason) != (State::Cancelled, Reason::Reached) {
+            if (leg.standing.state, leg.standing.reason) != (State::Cancelled, called_off) {
                 continue;
             }
             (leg.standing.state, leg.standing.reason) = (State::Queued, because);
@@ -323,14 +345,28 @@ impl Case {
         }
     }
 
-    /// The next channel of the plan, when every one before it has failed.
-    fn begin_next(&mut self, reason: Reason) {
-        let all_failed = self.legs.iter().all(|leg| failed(leg.standing.state));
-        let position = self.legs.iter().map(|leg| leg.position + 1).max().unwrap_or(0);
-        let next = usize::try_from(position).ok().and_then(|at| self.channels.get(at)).copied();
-        let Some(channel) = next.filter(|_| all_failed && self.strategy == Strategy::InOrder) else {
+    /// The next channel of the plan, when every one since the last escalation has failed.
+    /// After the last one, what an escalation had given up is tried on.
+    fn go_on(&mut self, reason: Reason) {
+        let from = self.escalated.map_or(0, |(position, _)| position);
+        let newest = |leg: &&Leg| leg.position >= from;
+        let is_over = self.legs.iter().filter(newest).all(|leg| failed(leg.standing.state));
+        if !is_over || self.strategy != Strategy::InOrder {
             return;
-        };
+        }
+        match self.next_channel() {
+            Some((position, channel)) => self.begin(position, channel, reason),
+            None => self.revive(Reason::NotSentInTime, reason),
+        }
+    }
+
+    /// The plan's place after those that were begun.
+    fn next_channel(&self) -> Option<(i16, Channel)> {
+        let position = self.legs.iter().map(|leg| leg.position + 1).max().unwrap_or(0);
+        Some((position, *self.channels.get(usize::try_from(position).ok()?)?))
+    }
+
+    fn begin(&mut self, position: i16, channel: Channel, reason: Reason) {
         self.legs.push(Leg {
             delivery_id: DeliveryId::for_channel(self.notification_id, channel),
             channel,
@@ -338,6 +374,9 @@ impl Case {
             standing: Standing { state: State::Queued, reason, receipt: None },
             owner: None,
             epoch: 0,
+            due_at: None,
+            first_attempt_at: None,
+            sent_at: None,
             due: Due::After(Duration::ZERO),
             changed: true,
             is_new: true,

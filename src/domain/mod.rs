@@ -19,7 +19,7 @@ pub mod redacted;
 pub mod status;
 pub mod update;
 
-pub use case::{Case, Change, Due, Leg, Own};
+pub use case::{Case, Change, Due, Escalation, Leg, Own, Windows};
 pub use event::{Event, NotificationRequested, ResultUrgency, TestResultPublished};
 pub use fingerprint::{fingerprint, request_fingerprint};
 pub use fold::{Receipt, Standing};

@@ -188,6 +188,12 @@ words! {
         Read = "read",
         /// The recipient followed its link.
         Acted = "acted",
+        /// No provider took it in time: the next channel follows.
+        NotSentInTime = "not_sent_in_time",
+        /// No provider said in time that it arrived: the next channel follows.
+        NotDeliveredInTime = "not_delivered_in_time",
+        /// It was not read in time: the next channel follows.
+        NotReadInTime = "not_read_in_time",
 
         // Suppressed.
         /// No such patient is known.

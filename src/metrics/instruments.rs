@@ -190,6 +190,7 @@ impl Sides {
 pub(super) struct Queues {
     pub(super) due_depth: Gauge<u64>,
     pub(super) due_oldest_age: Gauge<f64>,
+    pub(super) escalated: Counter<u64>,
     pub(super) jobs: Counter<u64>,
     pub(super) callbacks: Counter<u64>,
 }
@@ -208,6 +209,12 @@ impl Queues {
                 .with_unit("s")
                 .with_description("For how long the oldest row has been due, by queue and urgency")
                 .build(),
+            escalated: counter(
+                meter,
+                "escalated",
+                "{notification}",
+                "Next channels that were begun because evidence was overdue, by channel and reason",
+            ),
             jobs: counter(
                 meter,
                 "jobs",

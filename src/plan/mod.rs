@@ -2,11 +2,13 @@
 //! event, the recipients' facts and the time go in, decisions come out.
 
 mod access;
+mod escalation;
 mod quiet_hours;
 mod retry;
 mod settings;
 
 pub use access::denied;
+pub use escalation::{EscalationPolicy, Evidence};
 pub use quiet_hours::end_of_quiet_hours;
 pub use retry::RetryPolicy;
 pub use settings::{PlanError, Settings};

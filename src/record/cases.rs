@@ -16,15 +16,18 @@ use super::error::RecordError;
 use super::outcome::Recorded;
 use crate::domain::{
     Case, Change, Channel, DeliveryId, Due, Engagement, Leg, NotificationId, Reason, Receipt, ReceiptStatus,
-    RecipientId, Standing, State, Strategy,
+    RecipientId, Standing, State, Strategy, Urgency,
 };
 
 const LOCK_DELIVERIES: &str =
     "SELECT delivery_id FROM delivery WHERE delivery_id = ANY($1) ORDER BY delivery_id FOR UPDATE";
 
 const NOTIFICATIONS: &str = "
-SELECT notification_id, recipient_id, strategy, channels, state, reason, sequence, caller,
-       cancelled_at IS NOT NULL AS cancelled, cancelled_by, engagement, engaged_at, expires_at <= now() AS expired,
+SELECT notification_id, recipient_id, urgency, strategy, channels, state, reason, sequence, caller,
+       escalated_position, escalated_why,
+       cancelled_at IS NOT NULL AS cancelled, cancelled_by, engagement, engaged_at,
+       -- Without its values no other channel can be begun either.
+       expires_at <= now() OR contents_erased AS expired,
        EXISTS (SELECT FROM recipient r
                 WHERE r.recipient_id = notification.recipient_id AND r.erased_at IS NOT NULL) AS erased
   FROM notification WHERE notification_id = ANY($1) ORDER BY notification_id FOR UPDATE";
@@ -32,7 +35,8 @@ SELECT notification_id, recipient_id, strategy, channels, state, reason, sequenc
 /// Read again after the notifications are locked: an outcome that was recorded
 /// meanwhile may have begun another channel.
 const LEGS: &str = "
-SELECT notification_id, delivery_id, channel, position, state, reason, receipt, receipt_at, owner, epoch
+SELECT notification_id, delivery_id, channel, position, state, reason, receipt, receipt_at, owner, epoch,
+       due_at, first_attempt_at, sent_at
   FROM delivery WHERE delivery_id = ANY($1) ORDER BY position, delivery_id FOR UPDATE";
 
 /// `due_after_ms`: null for never, negative for as it was.
@@ -49,6 +53,7 @@ UPDATE delivery d
        attempt_group = d.attempt_group + CASE WHEN i.new_group THEN 1 ELSE 0 END,
        provider = coalesce(i.provider, d.provider),
        provider_message_id = coalesce(i.provider_message_id, d.provider_message_id),
+       sent_at = CASE WHEN i.state IN ('sent', 'delivered') THEN coalesce(d.sent_at, now()) ELSE d.sent_at END,
        updated_at = now()
   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bool[], $7::bigint[],
               $8::int[], $9::bool[], $10::text[], $11::text[])
@@ -70,10 +75,12 @@ UPDATE notification n
    SET state = i.state, reason = i.reason, sequence = i.sequence,
        cancelled_at = CASE WHEN i.cancelled THEN coalesce(n.cancelled_at, now()) END,
        cancelled_by = i.cancelled_by,
-       engagement = i.engagement, engaged_at = i.engaged_at, updated_at = now()
+       engagement = i.engagement, engaged_at = i.engaged_at,
+       escalated_position = i.escalated_position, escalated_why = i.escalated_why, updated_at = now()
   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::bool[], $6::text[], $7::timestamptz[],
-              $8::text[])
-       AS i (notification_id, state, reason, sequence, cancelled, engagement, engaged_at, cancelled_by)
+              $8::text[], $9::smallint[], $10::text[])
+       AS i (notification_id, state, reason, sequence, cancelled, engagement, engaged_at, cancelled_by,
+             escalated_position, escalated_why)
  WHERE n.notification_id = i.notification_id";
 
 const ANNOUNCE: &str = "
@@ -259,11 +266,26 @@ async fn write_notifications(tx: &Transaction<'_>, cases: &[&Case]) -> Result<()
     let engaged_at: Vec<Option<Timestamp>> =
         cases.iter().map(|case| case.engagement.map(|(_, at)| at)).collect();
     let cancelled_by: Vec<Option<&str>> = cases.iter().map(|case| case.cancelled_by.as_deref()).collect();
+    let escalated: Vec<Option<i16>> =
+        cases.iter().map(|case| case.escalated.map(|(position, _)| position)).collect();
+    let escalated_why: Vec<Option<&str>> =
+        cases.iter().map(|case| case.escalated.map(|(_, why)| why.as_str())).collect();
     query(
         tx,
         "case_write_notifications",
         WRITE_NOTIFICATIONS,
-        &[&ids, &states, &reasons, &sequences, &cancelled, &engagements, &engaged_at, &cancelled_by],
+        &[
+            &ids,
+            &states,
+            &reasons,
+            &sequences,
+            &cancelled,
+            &engagements,
+            &engaged_at,
+            &cancelled_by,
+            &escalated,
+            &escalated_why,
+        ],
     )
     .await?;
     Ok(())
@@ -296,9 +318,15 @@ fn case(row: &Row) -> Result<Case, RecordError> {
         .map(|text| Engagement::parse(text).ok_or_else(|| unknown_word("engagement")))
         .transpose()?
         .zip(engaged_at);
+    let escalated_why: Option<&str> = row.try_get("escalated_why")?;
+    let escalated_why = escalated_why
+        .map(|text| Reason::parse(text).ok_or_else(|| unknown_word("escalated_why")))
+        .transpose()?;
+    let escalated_position: Option<i16> = row.try_get("escalated_position")?;
     Ok(Case {
         notification_id: NotificationId(row.try_get("notification_id")?),
         recipient_id: RecipientId(row.try_get("recipient_id")?),
+        urgency: word(row, "urgency", Urgency::parse)?,
         strategy: word(row, "strategy", Strategy::parse)?,
         channels: channels.into_iter().filter_map(Channel::parse).collect(),
         state: word(row, "state", State::parse)?,
@@ -310,6 +338,7 @@ fn case(row: &Row) -> Result<Case, RecordError> {
         erased: row.try_get("erased")?,
         engagement,
         expired: row.try_get("expired")?,
+        escalated: escalated_position.zip(escalated_why),
         legs: Vec::new(),
         changed: false,
         statuses: Vec::new(),
@@ -336,6 +365,9 @@ fn leg(row: &Row) -> Result<Leg, RecordError> {
         standing: Standing { state, reason, receipt },
         owner: row.try_get("owner")?,
         epoch: row.try_get("epoch")?,
+        due_at: row.try_get("due_at")?,
+        first_attempt_at: row.try_get("first_attempt_at")?,
+        sent_at: row.try_get("sent_at")?,
         due: Due::Unchanged,
         changed: false,
         is_new: false,

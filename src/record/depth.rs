@@ -39,7 +39,8 @@ SELECT 'deliveries' AS queue, urgencies.urgency, count(*) AS due,
 const NONE: &str = "'none'::text";
 
 /// The other queues.
-const QUEUES: [Queue; 7] = [
+const QUEUES: [Queue; 8] = [
+    Queue { name: "escalations", table: "escalation", due_at: "look_at", urgency: NONE },
     Queue { name: "reminders", table: "appointment_reminder", due_at: "look_at", urgency: NONE },
     Queue { name: "batches", table: "batch", due_at: "look_at", urgency: NONE },
     Queue { name: "batch_checks", table: "batch_check", due_at: "look_at", urgency: NONE },

@@ -95,7 +95,8 @@ SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipie
        (extract(epoch FROM now() - o.unknown_since) * 1000)::bigint AS unknown_for_ms,
        o.first_attempt_at, o.expires_at, n.published_at, o.expires_at <= now() AS expired,
        n.cancelled_at IS NOT NULL AS cancelled,
-       n.engagement IS NOT NULL OR (n.strategy = 'in_order' AND n.state = 'delivered') AS reached
+       n.engagement IS NOT NULL OR (n.strategy = 'in_order' AND n.state = 'delivered'
+           AND n.escalated_why IS DISTINCT FROM 'not_read_in_time') AS reached
   FROM ours o JOIN notification n USING (notification_id)
  ORDER BY n.published_at, n.source_partition, n.source_offset";
 

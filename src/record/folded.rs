@@ -5,15 +5,24 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
+use deadpool_postgres::Transaction;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::aftermath::{Aftermath, Word};
-use super::cases;
+use super::cases::{self, query};
 use super::error::RecordError;
 use super::outcome::Recorded;
 use super::store::Store;
 use crate::domain::{DeliveryId, NotificationId, Own, Reason};
 use crate::metrics;
+use crate::plan::EscalationPolicy;
+
+const WATCH: &str = "
+INSERT INTO escalation (notification_id, look_at)
+SELECT notification_id, now() + look_after_ms * interval '1 millisecond'
+  FROM unnest($1::uuid[], $2::bigint[]) AS i (notification_id, look_after_ms)
+ON CONFLICT (notification_id) DO NOTHING";
 
 impl Recorded {
     /// True when it tells more than the state of its delivery.
@@ -30,7 +39,11 @@ impl Store {
     ///
     /// # Errors
     /// As [`RecordError`] tells; then nothing of the batch is recorded.
-    pub async fn record_folded(&self, batch: &[&Recorded]) -> Result<HashSet<DeliveryId>, RecordError> {
+    pub async fn record_folded(
+        &self,
+        batch: &[&Recorded],
+        policy: &EscalationPolicy,
+    ) -> Result<HashSet<DeliveryId>, RecordError> {
         let begun = Instant::now();
         let mut client = self.client().await?;
         let tx = client.transaction().await.map_err(RecordError::at("record_folded_begin"))?;
@@ -73,9 +86,24 @@ impl Store {
             }
         }
         cases::write(&tx, "deliver", &known, &outcomes).await?;
+        watch(&tx, &outcomes, policy).await?;
         aftermath.write(&tx).await?;
         tx.commit().await.map_err(RecordError::at("record_folded_commit"))?;
         metrics::statement("record_folded", batch.len(), begun.elapsed());
         Ok(outcomes.into_keys().collect())
     }
+}
+
+/// Those of whose outcomes evidence is missing are looked at again.
+async fn watch(
+    tx: &Transaction<'_>,
+    outcomes: &HashMap<DeliveryId, &Recorded>,
+    policy: &EscalationPolicy,
+) -> Result<(), RecordError> {
+    let looks = outcomes.values().filter_map(|one| Some((one.notification_id.0, one.look_after_ms(policy)?)));
+    let (ids, after): (Vec<Uuid>, Vec<i64>) = looks.unzip();
+    if !ids.is_empty() {
+        query(tx, "escalation_watch", WATCH, &[&ids, &after]).await?;
+    }
+    Ok(())
 }

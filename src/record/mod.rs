@@ -17,6 +17,7 @@ pub mod depth;
 pub mod digest;
 pub mod due;
 pub mod error;
+mod escalations;
 pub mod explain;
 pub mod exports;
 pub mod facts;

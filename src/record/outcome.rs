@@ -10,6 +10,7 @@ use super::error::RecordError;
 use super::store::Store;
 use crate::domain::{Channel, DeliveryId, NotificationId, Reason, State};
 use crate::metrics;
+use crate::plan::{EscalationPolicy, Evidence};
 
 /// What came of one claimed delivery.
 #[derive(Debug, Clone)]
@@ -39,6 +40,17 @@ pub struct Recorded {
     pub provider_message_id: Option<String>,
     /// The channel that follows, due at once.
     pub next: Option<NextDelivery>,
+    /// What decides whether another channel is begun although this one has not failed;
+    /// `None`: there is no other.
+    pub evidence: Option<Evidence>,
+}
+
+impl Recorded {
+    /// After what time it is looked at whether evidence is missing, in milliseconds.
+    pub(super) fn look_after_ms(&self, policy: &EscalationPolicy) -> Option<i64> {
+        let after = policy.look_after(self.evidence?, self.state, self.reason)?;
+        Some(i64::try_from(after.as_millis()).unwrap_or(i64::MAX))
+    }
 }
 
 /// The next channel of the plan.
@@ -61,9 +73,9 @@ const RECORD: &str = "
 WITH input AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bool[], $8::bigint[],
-        $9::text[], $10::text[], $11::uuid[], $12::text[], $13::smallint[]
+        $9::text[], $10::text[], $11::uuid[], $12::text[], $13::smallint[], $15::bigint[]
     ) AS t (delivery_id, epoch, state, reason, notification_state, attempts, new_group, due_after_ms,
-            provider, provider_message_id, next_id, next_channel, next_position)
+            provider, provider_message_id, next_id, next_channel, next_position, look_after_ms)
 ), ours AS MATERIALIZED (
     SELECT i.*
       FROM delivery d JOIN input i USING (delivery_id)
@@ -86,6 +98,7 @@ WITH input AS (
            unknown_since = CASE WHEN i.state = 'outcome_unknown' THEN coalesce(d.unknown_since, now()) END,
            provider = coalesce(i.provider, d.provider),
            provider_message_id = coalesce(i.provider_message_id, d.provider_message_id),
+           sent_at = CASE WHEN i.state = 'sent' THEN coalesce(d.sent_at, now()) ELSE d.sent_at END,
            updated_at = now()
       FROM ours i
      WHERE d.delivery_id = i.delivery_id
@@ -94,7 +107,12 @@ WITH input AS (
        AND d.state = 'dispatching'
        AND NOT d.folded
     RETURNING d.delivery_id, d.notification_id, d.recipient_id, d.channel, d.urgency, d.expires_at,
-              i.state, i.reason, i.notification_state, i.next_id, i.next_channel, i.next_position
+              i.state, i.reason, i.notification_state, i.next_id, i.next_channel, i.next_position, i.look_after_ms
+), watched AS (
+    INSERT INTO escalation (notification_id, look_at)
+    SELECT notification_id, now() + look_after_ms * interval '1 millisecond'
+      FROM done WHERE look_after_ms IS NOT NULL
+    ON CONFLICT (notification_id) DO NOTHING
 ), follow AS (
     INSERT INTO delivery (delivery_id, notification_id, recipient_id, channel, position, urgency, state,
             reason, due_at, expires_at)
@@ -125,12 +143,17 @@ impl Store {
     /// either somebody else has a say in their state ([`Store::record_folded`]
     /// records those), or the claim is no longer ours.
     ///
-    /// Neither a delivery nor a notification may occur twice in one batch.
+    /// Neither a delivery nor a notification may occur twice in one batch. `policy` says
+    /// which of them are looked at again for evidence.
     ///
     /// # Errors
     /// As [`RecordError`] tells. After an answer that was lost, the repetition
     /// finds its rows recorded and returns them as lost.
-    pub async fn record(&self, batch: &[&Recorded]) -> Result<HashSet<DeliveryId>, RecordError> {
+    pub async fn record(
+        &self,
+        batch: &[&Recorded],
+        policy: &EscalationPolicy,
+    ) -> Result<HashSet<DeliveryId>, RecordError> {
         let begun = Instant::now();
         let client = self.client().await?;
         let statement = client.prepare_cached(RECORD).await.map_err(RecordError::at("record"))?;
@@ -152,6 +175,7 @@ impl Store {
             batch.iter().map(|one| one.next.map(|next| next.channel.as_str())).collect();
         let next_positions: Vec<Option<i16>> =
             batch.iter().map(|one| one.next.map(|next| next.position)).collect();
+        let looks: Vec<Option<i64>> = batch.iter().map(|one| one.look_after_ms(policy)).collect();
         let rows = client
             .query(
                 &statement,
@@ -170,6 +194,7 @@ impl Store {
                     &next_channels,
                     &next_positions,
                     &self.owner.0,
+                    &looks,
                 ],
             )
             .await

@@ -14,7 +14,7 @@ use crate::dispatch::{Dispatcher, Pauses, Recorder, RecorderOptions, Teller};
 use crate::domain::Channel;
 use crate::health::Health;
 use crate::metrics;
-use crate::plan::RetryPolicy;
+use crate::plan::{EscalationPolicy, RetryPolicy};
 use crate::record::{Owner, RecordError, Store, pool};
 use crate::topic::encoder::Encoder;
 use crate::topic::producer::Producer;
@@ -153,6 +153,7 @@ pub fn dispatcher(
             Duration::from_millis(config.processor.unavailable_backoff_initial_ms),
             Duration::from_millis(config.processor.unavailable_backoff_max_ms),
         ),
+        escalation: EscalationPolicy::new(config),
     };
     let (recorder, lanes) = Recorder::start(store, options, fatal);
     let renderer = Arc::new(Renderer::embedded(&config.plan)?);

@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::wiring::Workers;
 use super::{Context, wiring};
 use crate::deliver::Providers;
-use crate::plan::Settings;
+use crate::plan::{EscalationPolicy, Settings};
 use crate::workers::depth::DepthWorker;
 use crate::workers::due::DueWorker;
+use crate::workers::escalation::EscalationWorker;
 use crate::workers::paused::PausedWorker;
 
 /// Runs until the context's shutdown.
@@ -24,6 +25,11 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
         wiring::dispatcher(&ctx, &store, &workers.fatal, providers, "wrk-notifications")?;
     workers.go_round(DepthWorker::new(store.clone()));
     workers.go_round(PausedWorker { store: store.clone() });
+    workers.go_round(EscalationWorker {
+        store: store.clone(),
+        policy: EscalationPolicy::new(config),
+        poll_interval: Duration::from_millis(config.workers.poll_interval_ms),
+    });
     let worker = DueWorker {
         config: config.workers.clone(),
         lease: Duration::from_millis(config.processor.lease_ms),

@@ -5,6 +5,7 @@ pub mod depth;
 pub mod callbacks;
 pub mod due;
 pub mod erasure;
+pub mod escalation;
 pub mod jobs;
 pub mod paused;
 mod places;

@@ -23,6 +23,7 @@ mod dependency_away;
 mod due_depth;
 mod email_events;
 mod endurance;
+mod escalation;
 mod every_rpc;
 mod evidence;
 mod examples;

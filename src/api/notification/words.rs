@@ -65,6 +65,11 @@ const fn way(reason: Reason) -> Option<&'static str> {
         Reason::Seen => "It was shown to the recipient.",
         Reason::Read => "The recipient opened it.",
         Reason::Acted => "The recipient followed its link.",
+        Reason::NotSentInTime => "No provider took it in time, so the next channel follows.",
+        Reason::NotDeliveredInTime => {
+            "The provider did not say in time that it arrived, so the next channel follows."
+        }
+        Reason::NotReadInTime => "It was not read in time, so the next channel follows.",
         Reason::Duplicate => "The same was asked for again; it is sent once.",
         Reason::ConflictingDuplicate => {
             "Something else was asked for under the same key; the first request stands, the other one is not sent."
@@ -139,6 +144,9 @@ const fn end(reason: Reason) -> &'static str {
         | Reason::Seen
         | Reason::Read
         | Reason::Acted
+        | Reason::NotSentInTime
+        | Reason::NotDeliveredInTime
+        | Reason::NotReadInTime
         | Reason::Duplicate
         | Reason::ConflictingDuplicate
         | Reason::UnknownUpdate

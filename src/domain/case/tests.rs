@@ -22,6 +22,9 @@ fn leg(channel: Channel, position: i16, state: State) -> Leg {
         standing: Standing { state, reason: Reason::DueNow, receipt: None },
         owner: (state == State::Dispatching).then_some(OWNER),
         epoch: 3,
+        due_at: None,
+        first_attempt_at: None,
+        sent_at: None,
         due: Due::Unchanged,
         changed: false,
         is_new: false,
@@ -32,6 +35,7 @@ fn case(strategy: super::Strategy, legs: Vec<Leg>) -> Case {
     Case {
         notification_id: id(),
         recipient_id: RecipientId(Uuid::from_u128(2)),
+        urgency: Urgency::High,
         strategy,
         channels: vec![Channel::Sms, Channel::Email],
         state: legs[0].standing.state,
@@ -43,6 +47,7 @@ fn case(strategy: super::Strategy, legs: Vec<Leg>) -> Case {
         erased: false,
         engagement: None,
         expired: false,
+        escalated: None,
         legs,
         changed: false,
         statuses: Vec::new(),
@@ -222,11 +227,21 @@ proptest! {
     fn sequences_have_no_gap_and_the_last_status_is_the_state(
         news in prop::collection::vec((select(ReceiptStatus::ALL), 0_i64..4, any::<Index>()), 0..12),
         cancel_at in any::<Index>(),
+        late in prop::collection::vec((0_usize..12, select(&[
+            Reason::NotSentInTime, Reason::NotDeliveredInTime, Reason::NotReadInTime,
+        ][..])), 0..3),
     ) {
         let mut case = in_order(State::Sent);
+        case.channels.push(Channel::Push);
         for (number, (status, second, which)) in news.iter().enumerate() {
             if number == cancel_at.index(24) {
                 case.cancel("portal");
+            }
+            for (_, why) in late.iter().filter(|(before, _)| *before == number) {
+                // As the worker asks before it escalates.
+                if !case.cancelled && case.engagement.is_none() {
+                    case.escalate(*why);
+                }
             }
             let which = case.legs[which.index(case.legs.len())].delivery_id;
             case.receive(which, word(*status, *second));
@@ -238,6 +253,9 @@ proptest! {
             prop_assert_eq!((last.state, last.reason), (case.state, case.reason));
         }
         prop_assert!(case.legs.len() <= case.channels.len());
+        let mut places: Vec<i16> = case.legs.iter().map(|leg| leg.position).collect();
+        places.dedup();
+        prop_assert_eq!(places.len(), case.legs.len(), "each channel is begun once");
     }
 }
 
@@ -265,4 +283,122 @@ fn an_erasure_calls_off_what_waits_and_tears_nothing_that_is_under_way() {
     sent.erase();
     assert!(sent.receive(delivery(Channel::Sms), word(ReceiptStatus::Undelivered, 1)));
     assert_eq!((sent.state, sent.legs.len()), (State::PermanentFailure, 1));
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// A minute to be sent, an hour to arrive, a day to be read.
+const ALL: Windows = Windows {
+    sent: Duration::from_secs(60),
+    delivered: Duration::from_secs(3600),
+    read: Duration::from_secs(86_400),
+};
+
+/// First tried at second 0, as far as it was tried.
+fn tried(state: State) -> Case {
+    let mut case = in_order(state);
+    case.legs[0].first_attempt_at = Some(at(0));
+    case.legs[0].sent_at = matches!(state, State::Sent | State::Delivered).then(|| at(10));
+    case
+}
+
+#[test]
+fn each_lack_of_evidence_has_its_own_time() {
+    let first = |state, windows, second| tried(state).escalation(windows, at(second));
+    assert_eq!(first(State::TemporaryFailure, ALL, 59), Escalation::LookAt(at(60)));
+    assert_eq!(first(State::TemporaryFailure, ALL, 60), Escalation::Begin(Reason::NotSentInTime));
+    assert_eq!(first(State::Sent, ALL, 3600), Escalation::LookAt(at(3610)));
+    assert_eq!(first(State::Sent, ALL, 3610), Escalation::Begin(Reason::NotDeliveredInTime));
+    assert_eq!(first(State::Delivered, ALL, 86_410), Escalation::Begin(Reason::NotReadInTime));
+    assert_eq!(
+        first(State::Delivered, ALL, 3610),
+        Escalation::LookAt(at(4210)),
+        "at the latest in ten minutes"
+    );
+    let arrival = Windows { read: Duration::ZERO, ..ALL };
+    assert_eq!(first(State::Delivered, arrival, 99_999), Escalation::Never);
+    assert_eq!(first(State::Sent, Windows { delivered: Duration::ZERO, ..arrival }, 0), Escalation::Never);
+    assert_eq!(first(State::TemporaryFailure, Windows::default(), 99_999), Escalation::Never);
+    // What a provider may be getting is found out first.
+    assert_eq!(first(State::Dispatching, ALL, 500), Escalation::LookAt(at(560)));
+    assert_eq!(first(State::OutcomeUnknown, ALL, 500), Escalation::LookAt(at(560)));
+}
+
+#[test]
+fn what_waits_on_purpose_or_is_over_does_not_escalate() {
+    let mut asleep = in_order(State::Held);
+    asleep.legs[0].standing.reason = Reason::QuietHours;
+    asleep.legs[0].due_at = Some(at(1000));
+    assert_eq!(asleep.escalation(ALL, at(500)), Escalation::LookAt(at(1060)));
+    let mut paused = tried(State::Queued);
+    paused.legs[0].standing.reason = Reason::ChannelPaused;
+    assert_eq!(paused.escalation(ALL, at(500)), Escalation::LookAt(at(560)));
+    let mut throttled = tried(State::Held);
+    throttled.legs[0].standing.reason = Reason::Throttled;
+    assert_eq!(throttled.escalation(ALL, at(60)), Escalation::Begin(Reason::NotSentInTime));
+    let ends: [fn(&mut Case); 6] = [
+        |case| case.expired = true,
+        |case| case.erased = true,
+        |case| case.cancelled = true,
+        |case| case.channels.truncate(1),
+        |case| case.strategy = super::Strategy::AllAtOnce,
+        |case| case.engagement = Some((Engagement::Read, at(1))),
+    ];
+    for end in ends {
+        let mut over = tried(State::Sent);
+        end(&mut over);
+        assert_eq!(over.escalation(ALL, at(99_999)), Escalation::Never);
+    }
+}
+
+#[test]
+fn what_is_late_is_given_up_and_tried_on_when_nothing_else_works() {
+    let mut case = tried(State::TemporaryFailure);
+    case.escalate(Reason::NotSentInTime);
+    let of = |case: &Case, at: usize| (case.legs[at].standing.state, case.legs[at].standing.reason);
+    assert_eq!(of(&case, 0), (State::Cancelled, Reason::NotSentInTime));
+    assert_eq!(
+        (of(&case, 1).0, case.legs[1].channel, case.legs[1].is_new),
+        (State::Queued, Channel::Email, true)
+    );
+    assert_eq!((case.state, case.reason), (State::Queued, Reason::NotSentInTime));
+    assert_eq!(case.escalation(ALL, at(99_999)), Escalation::Never, "there is no third channel");
+    case.receive(delivery(Channel::Email), word(ReceiptStatus::Bounced, 1));
+    assert_eq!(of(&case, 0), (State::Queued, Reason::Bounced));
+    assert_eq!(case.state, State::Queued);
+    case.receive(delivery(Channel::Sms), word(ReceiptStatus::Undelivered, 2));
+    assert_eq!((case.legs.len(), case.state), (2, State::PermanentFailure));
+}
+
+#[test]
+fn an_arrival_calls_off_what_was_begun_for_want_of_one() {
+    let mut case = tried(State::Sent);
+    case.escalate(Reason::NotDeliveredInTime);
+    assert_eq!((case.state, case.legs[0].standing.state), (State::Sent, State::Sent), "it may still arrive");
+    case.receive(delivery(Channel::Sms), word(ReceiptStatus::Delivered, 1));
+    assert_eq!(case.legs[1].standing.state, State::Cancelled);
+    assert_eq!(case.state, State::Delivered);
+}
+
+#[test]
+fn what_arrived_and_was_not_read_does_not_call_off_the_next() {
+    let unread = || {
+        let mut case = tried(State::Delivered);
+        case.channels.push(Channel::Push);
+        case.escalate(Reason::NotReadInTime);
+        case
+    };
+    let mut case = unread();
+    assert_eq!((case.state, case.legs[1].standing.state), (State::Delivered, State::Queued));
+    case.receive(delivery(Channel::Email), word(ReceiptStatus::Bounced, 1));
+    assert_eq!(case.legs[2].standing.state, State::Queued, "its failure begins the one after");
+    assert_eq!(case.state, State::Delivered);
+    assert!(case.engage(Engagement::Read, at(2), "portal"));
+    assert_eq!(case.legs[2].standing.state, State::Cancelled);
+
+    let mut taken_back = unread();
+    assert!(!taken_back.cancel("portal"), "it has arrived");
+    assert_eq!(taken_back.legs[1].standing.state, State::Cancelled, "the rest is not sent");
 }

@@ -48,6 +48,11 @@ impl Deadline {
         request.extensions().get().copied().unwrap_or_else(|| Self::after(CALL_MAX, CALL_MAX))
     }
 
+    /// Has it come too late?
+    fn has_passed(self) -> bool {
+        Instant::now() >= self.end
+    }
+
     /// Until when the work may last: a little less than the deadline, at most a tenth.
     #[must_use]
     pub fn for_work(self) -> Instant {
@@ -102,6 +107,8 @@ pub(super) async fn call<Answering: Future<Output = Response>>(
 ) -> Response {
     let deadline = Deadline::after(timeout(request.headers()).unwrap_or(CALL_MAX), CALL_MAX);
     let answer = match bounds.calls.try_acquire() {
+        // Nobody waits for it any more.
+        _ if deadline.has_passed() => refusal(ApiError::DeadlineExceeded),
         Ok(_place) => {
             request.extensions_mut().insert(deadline);
             timeout_at(deadline.end, next(request))

@@ -168,6 +168,11 @@ const RULES: &[Together] = &[
         "at least 32 characters, or empty: whoever guesses it can unsubscribe anybody",
     ),
     together(
+        &["app.code_key"],
+        |c| is_long(&c.app.code_key),
+        "at least 32 characters, or empty: whoever guesses it reads codes out of the database",
+    ),
+    together(
         &["email.smtp_tls", "email.username"],
         |c| c.email.smtp_tls != "none" || c.email.username.is_empty(),
         "starttls or tls with a user name: the password must not travel in the clear",

@@ -95,6 +95,8 @@ pub(in crate::api) async fn run<Answering: Future<Output = Response>>(
     };
     let answer = tokio::select! {
         biased;
+        // Nobody waits for it any more.
+        () = std::future::ready(()), if deadline.has_passed() => refusal(at_the_end()),
         answer = next(request) => answer,
         () = sleep_until(deadline.end) => refusal(at_the_end()),
         () = drained => refusal(ApiError::Stopping),

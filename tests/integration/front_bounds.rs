@@ -183,6 +183,12 @@ async fn what_was_replaced_given_up_or_never_registered_is_told() {
         NotificationServiceClient::new(channel.clone());
     let sent = notifications.send(within(Duration::from_secs(8), wish("key-1", 1))).await;
     assert_away(&sent.unwrap_err(), "REGISTRY_UNAVAILABLE");
+    let mut watch =
+        notifications.watch(proto::NotificationServiceWatchRequest::default()).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().unwrap().change.is_none());
+    world.publish_changes("a change that cannot be read yet", &[change(1, 1)]).await;
+    let told = next(&mut watch, &mut String::new()).await.unwrap_err();
+    assert_away(&told, "REGISTRY_UNAVAILABLE");
     registry.restore().await;
     notifications.send(wish("key-1", 1)).await.unwrap();
 

@@ -1,6 +1,6 @@
 -- Codes that prove that an address is its recipient's. Neither code nor address stands
--- here: only what a key that is not in the database makes of them. Rows go a day after
--- their start.
+-- here: only what a key that is not in the database makes of them. Each start takes along
+-- rows that are a day old; an erasure takes the recipient's.
 
 CREATE TABLE contact_verification (
     verification_id uuid PRIMARY KEY,
@@ -15,6 +15,7 @@ CREATE TABLE contact_verification (
     ended_why       text CHECK (ended_why IN ('used', 'replaced', 'too_many_tries', 'removed', 'not_sent')),
     CHECK ((ended_why IS NULL) = (code_mac IS NOT NULL))
 );
+CREATE INDEX contact_verification_recipient ON contact_verification (recipient_id);
 -- A new start ends the one before.
 CREATE UNIQUE INDEX contact_verification_open ON contact_verification (recipient_id, channel, address_mac)
     WHERE ended_why IS NULL;

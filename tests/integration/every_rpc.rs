@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use patient_notify::api::auth::Scope;
 use patient_notify::api::auth::methods::METHODS;
+use patient_notify::topic::dlq_of;
+use patient_notify::topic::names::NOTIFICATIONS;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -121,6 +123,9 @@ async fn swept(bench: &Bench, timeout: &str, needs: fn(Needs) -> bool) -> Vec<(&
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_names_what_is_away_and_ends_with_its_deadline() {
     let world = World::new().await;
+    // Whoever reads it or replays it leaves an audit line before.
+    let dead_letters = dlq_of(&world.topic(&NOTIFICATIONS));
+    world.publish_raw(&dead_letters, Some(b"patient-1"), Some(b"nonsense"), &[]).await;
     let database = Proxy::start(world.addresses.postgres_address()).await;
     let direct = world.config.postgres.url.expose().clone();
     let url = direct.replace(world.addresses.postgres_address(), &database.address);

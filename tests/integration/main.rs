@@ -29,6 +29,7 @@ mod evidence;
 mod examples;
 mod exports;
 mod front;
+mod front_bounds;
 mod front_notifications;
 mod front_updates;
 mod front_watch;

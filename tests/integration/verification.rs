@@ -236,8 +236,11 @@ async fn a_code_that_is_wrong_late_or_for_an_address_that_is_gone_proves_nothing
     assert_told(status, Code::InvalidArgument, "INVALID_REQUEST");
     let nobody = proto::RecipientServiceStartVerificationRequest { recipient_id: id(99), ..start(sms, 1) };
     assert_told(bench.client.start_verification(nobody).await.unwrap_err(), Code::NotFound, "NOT_FOUND");
+    bench.begin(sms, 4).await.unwrap();
+    let before = bench.world.count("contact_verification").await;
     let erase = proto::RecipientServiceEraseRequest { recipient_id: id(4) };
     bench.client.erase(erase).await.unwrap();
+    assert_eq!(bench.world.count("contact_verification").await, before - 1, "codes go with their recipient");
     assert_told(bench.begin(sms, 4).await.unwrap_err(), precondition, "RECIPIENT_ERASED");
     assert_told(bench.confirm(sms, 4, "123456").await.unwrap_err(), precondition, "RECIPIENT_ERASED");
 }

@@ -43,7 +43,10 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn start(variables: &[(&str, &str)]) -> Self {
-        let world = World::new().await;
+        Self::start_on(World::new().await, variables).await
+    }
+
+    pub(crate) async fn start_on(world: World, variables: &[(&str, &str)]) -> Self {
         let everything = ("PATIENT_NOTIFY_LOG__FILTER", "trace");
         let variables: Vec<_> = variables.iter().copied().chain([everything]).collect();
         let mut front = world.process("app", &variables);

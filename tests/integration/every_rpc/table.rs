@@ -225,15 +225,13 @@ fn operations(table: &mut Table) {
         ("ReplayCallbacks", &ReplayCallbacks { caller: "portal".to_owned(), ..Default::default() }),
     ];
     insert(table, "OperationsService", Database, &all);
-    // Contents are read with an audit line; where there are none, none is needed.
-    let all: [(&'static str, &dyn Encoded); 2] =
-        [("GetLag", &GetLag::default()), ("ListDeadLetters", &letters)];
-    insert(table, "OperationsService", Broker, &all);
+    insert(table, "OperationsService", Broker, &[("GetLag", &GetLag::default())]);
     insert(
         table,
         "OperationsService",
         Both,
         &[
+            ("ListDeadLetters", &letters),
             ("ReplayDeadLetters", &Replay { topic, ..Default::default() }),
             ("GetProcessorState", &Processors::default()),
         ],

@@ -133,6 +133,11 @@ pub struct Retry {
     pub max_ms: u64,
     pub give_up_after_ms: u64,
     pub outcome_unknown_deadline_ms: u64,
+    pub outcome_unknown_deadline_test_result_ms: u64,
+    pub outcome_unknown_deadline_appointment_reminder_ms: u64,
+    pub outcome_unknown_deadline_appointment_confirmation_ms: u64,
+    pub outcome_unknown_deadline_general_ms: u64,
+    pub outcome_unknown_deadline_campaign_ms: u64,
 }
 
 /// `[escalation]`

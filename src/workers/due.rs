@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::places::{Place, Places};
+use super::rounds::Turned;
 use crate::config;
 use crate::deliver::LookUp;
 use crate::dispatch::{self, Assignment, Dispatcher, OnRecorded, Work};
@@ -21,6 +22,9 @@ use crate::record::{DueDelivery, RecordError, Recorded, Store};
 
 /// Longest pause while the database is away.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(2);
+/// Longest wait for a place in one turn: outcomes that wait for the database keep theirs,
+/// and are no reason to restart the process.
+const PLACE_WAIT: Duration = Duration::from_secs(30);
 
 /// The worker of due deliveries.
 pub struct DueWorker {
@@ -40,13 +44,14 @@ pub struct DueWorker {
 
 impl DueWorker {
     /// Runs until `shutdown`, then waits for what has begun. A broken invariant
-    /// cancels `fatal`.
-    pub async fn run(self, shutdown: CancellationToken, fatal: CancellationToken) {
+    /// cancels `fatal`. `turned` is told of each turn.
+    pub async fn run(self, turned: Turned, shutdown: CancellationToken, fatal: CancellationToken) {
         let in_flight_max = u32::try_from(self.config.in_flight_max).unwrap_or(u32::MAX);
         let places = Places::new(self.config.in_flight_max);
         let idle = Duration::from_millis(self.config.poll_interval_ms);
         let this = Arc::new(self);
         while !shutdown.is_cancelled() && !fatal.is_cancelled() {
+            turned.now();
             let pause = match this.turn(&places, &shutdown).await {
                 Ok(0) => idle,
                 Ok(_) => continue,
@@ -81,7 +86,8 @@ impl DueWorker {
         places: &Places,
         shutdown: &CancellationToken,
     ) -> Result<usize, RecordError> {
-        let Some(mut any) = places.some(self.config.batch_max_rows).await else { return Ok(0) };
+        let free = tokio::time::timeout(PLACE_WAIT, places.some(self.config.batch_max_rows)).await;
+        let Ok(Some(mut any)) = free else { return Ok(0) };
         let mut taken = 0;
         for &urgency in Urgency::ALL.iter().rev() {
             // A channel that had fewer rows than its share leaves the rest to the others.
@@ -281,7 +287,7 @@ impl DueWorker {
                 Prepared::Send(assignment) => return self.submit(assignment, place, &shutdown),
                 Prepared::Ended(ended) => ended,
             },
-            LookUp::Unavailable(reason) if known_for < policy.outcome_unknown_deadline() => {
+            LookUp::Unavailable(reason) if known_for < policy.outcome_unknown_deadline(due.purpose) => {
                 dispatch::look_up_later(&assignment, reason)
             }
             LookUp::Unsupported if due.was == State::Dispatching => {

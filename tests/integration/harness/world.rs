@@ -411,6 +411,8 @@ fn short_times(mut config: Config) -> Config {
     config.retry.initial_ms = 200;
     config.retry.max_ms = 1_000;
     config.retry.outcome_unknown_deadline_ms = 3_000;
+    config.retry.outcome_unknown_deadline_appointment_reminder_ms = 0;
+    config.retry.outcome_unknown_deadline_campaign_ms = 0;
     config.workers.poll_interval_ms = 50;
     config.shutdown.timeout_ms = 20_000;
     config.log.format = "json".to_owned();

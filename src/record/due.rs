@@ -70,7 +70,7 @@ pub struct DueDelivery {
 
 /// The oldest of each channel, in the order of publication, so that one recipient's
 /// messages keep theirs. `SKIP LOCKED` lets any number of workers share the queue without waiting.
-const CLAIM_DUE: &str = "
+pub(super) const CLAIM_DUE: &str = "
 WITH due AS (
     SELECT oldest.delivery_id, oldest.state
       FROM unnest($1::text[], $4::bigint[]) AS share (channel, places)
@@ -115,6 +115,23 @@ SELECT count(*)
         WHERE d.channel = channels.channel AND d.urgency = urgencies.urgency
           AND d.due_at <= now() + $1::bigint * interval '1 millisecond') AS due";
 
+/// Arguments of [`CLAIM_DUE`].
+pub(super) struct Shares {
+    pub(super) channels: Vec<&'static str>,
+    pub(super) places: Vec<i64>,
+    pub(super) lease_ms: i64,
+}
+
+impl Shares {
+    pub(super) fn new(shares: &[(Channel, usize)], lease: Duration) -> Self {
+        Self {
+            channels: shares.iter().map(|(channel, _)| channel.as_str()).collect(),
+            places: shares.iter().map(|(_, places)| i64::try_from(*places).unwrap_or(i64::MAX)).collect(),
+            lease_ms: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+        }
+    }
+}
+
 impl Store {
     /// Claims due rows of an urgency for `lease`: of each channel as many as its share says.
     ///
@@ -130,12 +147,12 @@ impl Store {
         let begun = Instant::now();
         let client = self.client().await?;
         let statement = client.prepare_cached(CLAIM_DUE).await.map_err(RecordError::at(NAME))?;
-        let channels: Vec<&str> = shares.iter().map(|(channel, _)| channel.as_str()).collect();
-        let places: Vec<i64> =
-            shares.iter().map(|(_, places)| i64::try_from(*places).unwrap_or(i64::MAX)).collect();
-        let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        let shares = Shares::new(shares, lease);
         let rows = client
-            .query(&statement, &[&channels, &self.owner.0, &lease_ms, &places, &urgency.as_str()])
+            .query(
+                &statement,
+                &[&shares.channels, &self.owner.0, &shares.lease_ms, &shares.places, &urgency.as_str()],
+            )
             .await
             .map_err(RecordError::at(NAME))?;
         metrics::statement(NAME, rows.len(), begun.elapsed());

@@ -1,0 +1,94 @@
+//! How many due deliveries a second `wrk-notifications` claims, sends by an instant
+//! provider and completes, beside a bare loop that claims with `SKIP LOCKED` and deletes
+//! rows of the same table in the same run; then what a claim costs where most of many
+//! rows are not due.
+//!
+//! `make bench` runs it on a stack of its own. Worker, bare loop and PostgreSQL share the
+//! machine. `BENCH_DELIVERIES` sets how many are due in the first part (default 100,000),
+//! `PATIENT_NOTIFY_BENCH_DUE_ROWS` how many rows there are in the second one (default
+//! 200,000; 0 leaves it out), `BENCH_ROUNDS` how often the two take turns (default 3).
+
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench talks to a person and has no config"
+)]
+
+mod bare;
+mod many;
+mod rows;
+#[path = "../shared/stack.rs"]
+mod stack;
+mod worker;
+
+use std::time::Duration;
+
+use patient_notify::config::Config;
+use patient_notify::record::pool;
+
+use rows::Table;
+
+fn setting(name: &str, default: u64) -> anyhow::Result<u64> {
+    Ok(std::env::var(name).ok().map(|text| text.parse()).transpose()?.unwrap_or(default))
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let deliveries = setting("BENCH_DELIVERIES", 100_000)?;
+    let many_rows = setting("PATIENT_NOTIFY_BENCH_DUE_ROWS", 200_000)?;
+    let rounds = setting("BENCH_ROUNDS", 3)?;
+    let config = stack::prepare().await?;
+    let table = Table::new(pool::pool(&config.postgres)?).await?;
+    if deliveries > 0 && rounds > 0 {
+        side_by_side(&config, &table, deliveries, rounds).await?;
+    }
+    if many_rows > 0 {
+        many::claims(&table, many_rows).await?;
+    }
+    Ok(())
+}
+
+/// The two take turns, so that what else the machine does meets both.
+async fn side_by_side(config: &Config, table: &Table, deliveries: u64, rounds: u64) -> anyhow::Result<()> {
+    let connections = worker::connections(config);
+    let batch = worker::batch(config);
+    println!(
+        "{deliveries} due deliveries, 3 channels, 4 urgencies, {} cores, {rounds} rounds; \
+         {connections} connections, batches of at most {batch}",
+        std::thread::available_parallelism()?
+    );
+    let (mut of_bare, mut of_leased, mut of_worker) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        table.fill(deliveries, 1).await?;
+        of_bare.push(bare::run(table, bare::Loop::AtOnce, connections, batch).await?);
+        table.fill(deliveries, 1).await?;
+        of_leased.push(bare::run(table, bare::Loop::Leased, connections, batch).await?);
+        table.fill(deliveries, 1).await?;
+        of_worker.push(worker::run(config, table, deliveries).await?);
+    }
+    let rate = |elapsed: &Duration| deliveries as f64 / elapsed.as_secs_f64();
+    let times: Vec<Duration> = of_worker.iter().map(|run| run.elapsed).collect();
+    let to = |of: &[Duration]| median(of.iter().zip(&times).map(|(bare, ours)| rate(ours) / rate(bare)));
+    line("bare claim and delete, one statement", median(of_bare.iter().map(rate)));
+    line("bare claim by lease, then delete", median(of_leased.iter().map(rate)));
+    line("wrk-notifications, instant provider", median(times.iter().map(rate)));
+    println!(
+        "{:<38} {:>9.3} of the first, {:.3} of the second (medians of {rounds} turns)",
+        "",
+        to(&of_bare),
+        to(&of_leased)
+    );
+    let commits = median(of_worker.iter().map(|run| run.transactions as f64 / deliveries as f64));
+    println!("{:<38} {commits:>9.4} transactions a delivery", "");
+    Ok(())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn line(what: &str, rate: f64) {
+    println!("{what:<38} {rate:>9.0} deliveries/s");
+}

@@ -17,6 +17,8 @@
 mod bare;
 mod many;
 mod rows;
+#[path = "../shared/cpu.rs"]
+mod cpu;
 #[path = "../shared/stack.rs"]
 mod stack;
 mod worker;
@@ -24,6 +26,7 @@ mod worker;
 use std::time::Duration;
 
 use patient_notify::config::Config;
+use patient_notify::metrics;
 use patient_notify::record::pool;
 
 use rows::Table;
@@ -37,6 +40,7 @@ async fn main() -> anyhow::Result<()> {
     let deliveries = setting("BENCH_DELIVERIES", 100_000)?;
     let many_rows = setting("PATIENT_NOTIFY_BENCH_DUE_ROWS", 200_000)?;
     let rounds = setting("BENCH_ROUNDS", 3)?;
+    metrics::init("bench")?;
     let config = stack::prepare().await?;
     let table = Table::new(pool::pool(&config.postgres)?).await?;
     if deliveries > 0 && rounds > 0 {
@@ -78,8 +82,10 @@ async fn side_by_side(config: &Config, table: &Table, deliveries: u64, rounds: u
         to(&of_bare),
         to(&of_leased)
     );
-    let commits = median(of_worker.iter().map(|run| run.transactions as f64 / deliveries as f64));
-    println!("{:<38} {commits:>9.4} transactions a delivery", "");
+    let transactions = median(of_worker.iter().map(|run| run.transactions as f64 / deliveries as f64));
+    let cpu_us = median(of_worker.iter().map(|run| run.cpu.as_secs_f64() * 1e6 / deliveries as f64));
+    println!("{:<38} {transactions:>9.4} transactions and {cpu_us:.0} µs of own CPU a delivery", "");
+    println!("{}", worker::statements().join("\n"));
     Ok(())
 }
 

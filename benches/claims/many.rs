@@ -10,7 +10,7 @@ use crate::rows::{LEASE, Table};
 /// Due rows among the others, at most; as after a night of quiet hours.
 const DUE_MAX: u64 = 80_000;
 const DUE_SHARE: u64 = 5;
-const CLAIMS: usize = 300;
+const CLAIMS_MAX: usize = 300;
 /// Rows of each channel that a claim has place for.
 const PLACES: usize = 64;
 
@@ -30,16 +30,21 @@ pub async fn claims(table: &Table, rows: u64) -> anyhow::Result<()> {
 
     let mut times = Vec::new();
     let mut claimed = 0;
-    for nth in 0..CLAIMS {
+    // As many as leave rows of each urgency and channel for the last one.
+    let kinds = (Urgency::ALL.len() * Channel::ALL.len()) as u64;
+    let claims = usize::try_from(rows / due_every / kinds)? / PLACES * Urgency::ALL.len();
+    for nth in 0..claims.min(CLAIMS_MAX) {
         let urgency = Urgency::ALL[nth % Urgency::ALL.len()];
         let begun = Instant::now();
         claimed += store.claim_due(urgency, &shares, LEASE).await?.len();
         times.push(begun.elapsed());
     }
+    anyhow::ensure!(!times.is_empty(), "too few rows for a single claim");
     times.sort_unstable();
     let at = |percent: usize| milliseconds(times[(times.len() * percent / 100).min(times.len() - 1)]);
     println!(
-        "{CLAIMS} claims, {claimed} rows: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+        "{} claims, {claimed} rows: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+        times.len(),
         at(50),
         at(99),
         at(100)

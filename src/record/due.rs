@@ -70,8 +70,12 @@ pub struct DueDelivery {
 
 /// The oldest of each channel, in the order of publication, so that one recipient's
 /// messages keep theirs. `SKIP LOCKED` lets any number of workers share the queue without waiting.
+///
+/// How many rows a share comes to is not known when the statement is planned, and guessed from
+/// how many are due: with many it would read the whole table to update a few. Their ids as an
+/// array make it look each of them up, however many are due.
 pub(super) const CLAIM_DUE: &str = "
-WITH due AS (
+WITH due AS MATERIALIZED (
     SELECT oldest.delivery_id, oldest.state
       FROM unnest($1::text[], $4::bigint[]) AS share (channel, places)
      CROSS JOIN LATERAL (
@@ -86,7 +90,8 @@ WITH due AS (
            due_at = now() + $3::bigint * interval '1 millisecond',
            first_attempt_at = coalesce(d.first_attempt_at, now()), updated_at = now()
       FROM due
-     WHERE d.delivery_id = due.delivery_id
+     WHERE d.delivery_id = ANY (ARRAY(SELECT delivery_id FROM due))
+       AND d.delivery_id = due.delivery_id
     RETURNING d.*, due.state AS was
 )
 SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipient_id, n.purpose, n.urgency,

@@ -6,7 +6,7 @@
 //! `make bench` runs it on a stack of its own. Worker, bare loop and PostgreSQL share the
 //! machine. `BENCH_DELIVERIES` sets how many are due in the first part (default 100,000),
 //! `PATIENT_NOTIFY_BENCH_DUE_ROWS` how many rows there are in the second one (default
-//! 200,000; 0 leaves it out), `BENCH_ROUNDS` how often the two take turns (default 3).
+//! 200,000; 0 leaves it out), `BENCH_ROUNDS` how often they take turns (default 3).
 
 #![allow(
     clippy::print_stdout,
@@ -52,7 +52,13 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The two take turns, so that what else the machine does meets both.
+const BARE: [(&str, bare::Loop); 3] = [
+    ("bare: claim and delete by one statement", bare::Loop::AtOnce),
+    ("bare: claim by lease, then delete", bare::Loop::Leased),
+    ("bare: claim by lease, then the worker's writes", bare::Loop::Written),
+];
+
+/// They take turns, so that what else the machine does meets all of them.
 async fn side_by_side(config: &Config, table: &Table, deliveries: u64, rounds: u64) -> anyhow::Result<()> {
     let connections = worker::connections(config);
     let batch = worker::batch(config);
@@ -61,30 +67,31 @@ async fn side_by_side(config: &Config, table: &Table, deliveries: u64, rounds: u
          {connections} connections, batches of at most {batch}",
         std::thread::available_parallelism()?
     );
-    let (mut of_bare, mut of_leased, mut of_worker) = (Vec::new(), Vec::new(), Vec::new());
+    let mut bare: Vec<Vec<Duration>> = vec![Vec::new(); BARE.len()];
+    let mut of_worker = Vec::new();
     for _ in 0..rounds {
-        table.fill(deliveries, 1).await?;
-        of_bare.push(bare::run(table, bare::Loop::AtOnce, connections, batch).await?);
-        table.fill(deliveries, 1).await?;
-        of_leased.push(bare::run(table, bare::Loop::Leased, connections, batch).await?);
+        for ((_, how), times) in BARE.iter().zip(&mut bare) {
+            table.fill(deliveries, 1).await?;
+            times.push(bare::run(table, *how, connections, batch).await?);
+        }
         table.fill(deliveries, 1).await?;
         of_worker.push(worker::run(config, table, deliveries).await?);
     }
     let rate = |elapsed: &Duration| deliveries as f64 / elapsed.as_secs_f64();
-    let times: Vec<Duration> = of_worker.iter().map(|run| run.elapsed).collect();
-    let to = |of: &[Duration]| median(of.iter().zip(&times).map(|(bare, ours)| rate(ours) / rate(bare)));
-    line("bare claim and delete, one statement", median(of_bare.iter().map(rate)));
-    line("bare claim by lease, then delete", median(of_leased.iter().map(rate)));
-    line("wrk-notifications, instant provider", median(times.iter().map(rate)));
-    println!(
-        "{:<38} {:>9.3} of the first, {:.3} of the second (medians of {rounds} turns)",
-        "",
-        to(&of_bare),
-        to(&of_leased)
-    );
+    let ratio = |times: &[Duration]| {
+        median(times.iter().zip(&of_worker).map(|(bare, ours)| rate(&ours.elapsed) / rate(bare)))
+    };
+    let ours = median(of_worker.iter().map(|run| rate(&run.elapsed)));
+    println!("{:<46} {ours:>9.0} deliveries/s", "wrk-notifications, instant provider");
+    for ((what, _), times) in BARE.iter().zip(&bare) {
+        let of_it = median(times.iter().map(rate));
+        println!("{what:<46} {of_it:>9.0} deliveries/s, of which the worker does {:.3}", ratio(times));
+    }
     let transactions = median(of_worker.iter().map(|run| run.transactions as f64 / deliveries as f64));
     let cpu_us = median(of_worker.iter().map(|run| run.cpu.as_secs_f64() * 1e6 / deliveries as f64));
-    println!("{:<38} {transactions:>9.4} transactions and {cpu_us:.0} µs of own CPU a delivery", "");
+    println!(
+        "the worker: {transactions:.4} transactions and {cpu_us:.0} µs of own CPU a delivery; its statements:"
+    );
     println!("{}", worker::statements().join("\n"));
     Ok(())
 }
@@ -93,8 +100,4 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
-}
-
-fn line(what: &str, rate: f64) {
-    println!("{what:<38} {rate:>9.0} deliveries/s");
 }

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const RECORDED: &str = "SELECT last_value + is_called::int - 1 FROM outbox_outbox_id_seq";
 const TRANSACTIONS: &str = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
 
-const STATEMENTS: [&str; 3] = ["claim_due", "facts_by_id", "record"];
+const STATEMENTS: [&str; 4] = ["due_kinds", "claim_due", "facts_by_id", "record"];
 
 /// What a run came to.
 pub struct Run {

@@ -105,6 +105,16 @@ SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipie
   FROM ours o JOIN notification n USING (notification_id)
  ORDER BY n.published_at, n.source_partition, n.source_offset";
 
+/// Where there is something to claim, found by one entry of the index each.
+const DUE_KINDS: &str = "
+SELECT urgencies.urgency, channels.channel
+  FROM unnest($1::text[]) AS channels (channel)
+ CROSS JOIN unnest($2::text[]) AS urgencies (urgency)
+ CROSS JOIN LATERAL (
+       SELECT FROM delivery d
+        WHERE d.channel = channels.channel AND d.urgency = urgencies.urgency AND d.due_at <= now()
+        ORDER BY d.due_at LIMIT 1) AS oldest";
+
 const SET_ADDRESS: &str = "
 UPDATE delivery d SET address = i.address
   FROM unnest($1::uuid[], $2::text[]) AS i (delivery_id, address)
@@ -138,6 +148,24 @@ impl Shares {
 }
 
 impl Store {
+    /// Urgencies and channels of which something is due: most turns of a worker find one or
+    /// two, and need not ask for the others.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn due_kinds(&self) -> Result<Vec<(Urgency, Channel)>, RecordError> {
+        const NAME: &str = "due_kinds";
+        let begun = Instant::now();
+        let client = self.client().await?;
+        let statement = client.prepare_cached(DUE_KINDS).await.map_err(RecordError::at(NAME))?;
+        let channels: Vec<&str> = Channel::ALL.iter().map(|channel| channel.as_str()).collect();
+        let urgencies: Vec<&str> = Urgency::ALL.iter().map(|urgency| urgency.as_str()).collect();
+        let rows = client.query(&statement, &[&channels, &urgencies]).await.map_err(RecordError::at(NAME))?;
+        metrics::statement(NAME, rows.len(), begun.elapsed());
+        let kind = |row| Ok((word(row, "urgency", Urgency::parse)?, word(row, "channel", Channel::parse)?));
+        rows.iter().map(kind).collect()
+    }
+
     /// Claims due rows of an urgency for `lease`: of each channel as many as its share says.
     ///
     /// # Errors

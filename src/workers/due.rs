@@ -96,11 +96,13 @@ impl DueWorker {
     /// Claims what there are places for, the most urgent first. The number of rows that
     /// were due.
     async fn turn(&self, places: &Places, batches: &mpsc::Sender<Batch>) -> Result<usize, RecordError> {
+        let kinds = self.store.due_kinds().await?;
         let mut taken = 0;
         // Channels of which nothing more urgent may be due.
         let mut open = Channel::ALL.to_vec();
         for &urgency in Urgency::ALL.iter().rev() {
             let mut channels = open.clone();
+            channels.retain(|channel| kinds.contains(&(urgency, *channel)));
             while !channels.is_empty() && taken < self.config.batch_max_rows {
                 let mut shares = places.shares(urgency, &channels, self.config.batch_max_rows - taken);
                 let wanted = shares.wanted();

@@ -26,6 +26,8 @@ const SENSITIVE: &[&str] = &[
     ".patientnotify.v1.RecipientServicePutContactPointRequest",
     ".patientnotify.v1.RecipientServiceRemoveContactPointRequest",
     ".patientnotify.v1.RecipientServiceVerifyContactPointRequest",
+    ".patientnotify.v1.RecipientServiceStartVerificationRequest",
+    ".patientnotify.v1.RecipientServiceConfirmVerificationRequest",
     ".patientnotify.v1.RecipientServiceRegisterDeviceRequest",
     ".patientnotify.v1.RecipientServiceUnregisterDeviceRequest",
     ".patientnotify.v1.RecipientServiceDownloadExportResponse",

@@ -45,3 +45,8 @@ pub mod telemetry;
 pub mod cli;
 pub mod dev;
 pub mod sandbox;
+
+/// For every program of this crate. A call of the front is some two hundred small
+/// allocations, made on one thread and given back on another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -4,6 +4,7 @@
 //! [`crate::domain`], static names, topics); never an identifier, an address or
 //! an error text. All functions are cheap and do nothing before [`init`].
 
+mod front;
 mod instruments;
 
 use std::collections::HashMap;
@@ -15,6 +16,8 @@ use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use parking_lot::RwLock;
 use prometheus::{Encoder, Registry, TextEncoder};
+
+pub use front::{verification, webhook};
 
 use crate::domain::{Channel, Purpose, Reason, Urgency};
 
@@ -374,13 +377,6 @@ pub fn grpc_stream_ended(method: &'static str, code: &'static str) {
 pub fn call_refused(method: &'static str, reason: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {
         i.sides.calls_refused.add(1, &[word("method", method), word("reason", reason)]);
-    }
-}
-
-/// One callback of a provider, by what came of it.
-pub fn webhook(provider: &'static str, result: &'static str) {
-    if let Some(i) = INSTRUMENTS.get() {
-        i.sides.webhooks.add(1, &[word("provider", provider), word("result", result)]);
     }
 }
 

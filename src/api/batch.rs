@@ -7,6 +7,7 @@ mod show;
 mod upload;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use jiff::Timestamp;
@@ -34,6 +35,8 @@ pub struct Batches {
     pub pool: Pool,
     /// Knows what templates take.
     pub renderer: Arc<Renderer>,
+    /// Longest silence of who uploads.
+    pub stream_idle: Duration,
 }
 
 impl Batches {

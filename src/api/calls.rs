@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Version, header};
@@ -59,14 +60,18 @@ impl Calls {
             schedule_max,
             Arc::clone(&front.notifications),
         );
-        let recipients = recipient::Recipients { pool: front.pool.clone() };
+        let recipients = recipient::Recipients { pool: front.pool.clone(), codes: front.codes.clone() };
         let appointments = appointment::Appointments {
             publisher: front.publisher.clone(),
             pool: front.pool.clone(),
             config: front.appointments.clone(),
             notices: Semaphore::new(appointment::NOTICES_MAX),
         };
-        let batches = batch::Batches { pool: front.pool.clone(), renderer: Arc::clone(&front.renderer) };
+        let batches = batch::Batches {
+            pool: front.pool.clone(),
+            renderer: Arc::clone(&front.renderer),
+            stream_idle: Duration::from_millis(front.config.stream_idle_ms),
+        };
         let templates = template::Templates { renderer: Arc::clone(&front.renderer) };
         let operations = operations::Operations::new(front.pool.clone(), front.operations.clone());
         let streams = (front.config.streams_max, front.config.streams_max_per_caller);

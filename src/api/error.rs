@@ -9,6 +9,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 use super::auth::Scope;
 use super::notification::WatchError;
 use super::publisher::PublishError;
+use crate::domain::Channel;
 use crate::metrics;
 use crate::record::RecordError;
 
@@ -74,6 +75,20 @@ pub enum ApiError {
         /// What stands against it, and what to do.
         message: String,
     },
+    /// The code that was told is not the one that was sent.
+    #[error("that is not the code that was sent; {tries_left} tries are left")]
+    WrongCode {
+        /// How many more there are.
+        tries_left: u16,
+    },
+    /// A provider takes nothing now.
+    #[error("the provider of {channel} takes nothing now; nothing was sent, come back later")]
+    ProviderAway {
+        /// Whose.
+        channel: Channel,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// There is no such thing.
     #[error("{0} was not found")]
     NotFound(&'static str),
@@ -92,6 +107,9 @@ pub enum ApiError {
     /// A stream has had its longest time; it is resumed by a new one.
     #[error("this stream has lasted as long as one may; open it again and resume where it ended")]
     StreamEnded,
+    /// The client of a stream has said nothing for too long.
+    #[error("nothing came for {} s, which is as long as this stream may be silent", .0.as_secs_f32())]
+    StreamIdle(Duration),
     /// The deadline has passed.
     #[error("deadline has passed before the call was done")]
     DeadlineExceeded,
@@ -170,6 +188,7 @@ impl ApiError {
             }
             Self::Record(RecordError::Unavailable(_)) => Some("postgres"),
             Self::KeysAway => Some("token_keys"),
+            Self::ProviderAway { .. } => Some("provider"),
             Self::Publish(PublishError::Refused(_))
             | Self::Record(RecordError::Bug(_))
             | Self::Invalid(_)
@@ -179,12 +198,14 @@ impl ApiError {
             | Self::OverQuota { .. }
             | Self::Exists { .. }
             | Self::Precondition { .. }
+            | Self::WrongCode { .. }
             | Self::NotFound(_)
             | Self::NotYetProcessed
             | Self::RecipientErased
             | Self::Overloaded
             | Self::Stopping
             | Self::StreamEnded
+            | Self::StreamIdle(_)
             | Self::Watch(WatchError::Lagged | WatchError::TooOld)
             | Self::DeadlineExceeded => None,
         }
@@ -194,6 +215,9 @@ impl ApiError {
     fn metadata(&self) -> HashMap<String, String> {
         match self {
             Self::Forbidden(scope) => HashMap::from([("scope".to_owned(), scope.to_string())]),
+            Self::WrongCode { tries_left } => {
+                HashMap::from([("tries_left".to_owned(), tries_left.to_string())])
+            }
             Self::Exists { metadata, .. } => {
                 metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
             }
@@ -220,6 +244,11 @@ impl ApiError {
             },
             Self::Exists { reason, .. } => Disposition::told(Code::AlreadyExists, reason),
             Self::Precondition { reason, .. } => Disposition::told(Code::FailedPrecondition, reason),
+            Self::WrongCode { .. } => Disposition::told(Code::FailedPrecondition, "WRONG_CODE"),
+            Self::ProviderAway { retry_after, .. } => Disposition {
+                retry_after: Some(*retry_after),
+                ..Disposition::told(Code::Unavailable, "PROVIDER_UNAVAILABLE")
+            },
             Self::NotFound(_) => Disposition::told(Code::NotFound, "NOT_FOUND"),
             Self::NotYetProcessed => Disposition {
                 retry_after: Some(RETRY_AFTER),
@@ -238,6 +267,7 @@ impl ApiError {
                 retry_after: Some(RESUME_AFTER),
                 ..Disposition::told(Code::Unavailable, "STREAM_TIME_OVER")
             },
+            Self::StreamIdle(_) => Disposition::told(Code::DeadlineExceeded, "STREAM_IDLE"),
             Self::DeadlineExceeded => Disposition::told(Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::Watch(error) => error.disposition(),
             Self::Publish(PublishError::Broker(_)) => Disposition::unavailable(
@@ -301,75 +331,4 @@ fn sentence(violations: &[FieldViolation]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_fault_of_the_request_is_in_the_details() {
-        let status = ApiError::Invalid(vec![
-            FieldViolation::new("patient_id", "is required"),
-            FieldViolation::new("purpose", "is required"),
-        ])
-        .into_status();
-        assert_eq!(status.code(), Code::InvalidArgument);
-        assert_eq!(status.message(), "request is not valid: patient_id: is required; purpose: is required");
-        assert_eq!(status.get_details_bad_request().unwrap().field_violations.len(), 2);
-        assert_eq!(status.get_details_error_info().unwrap().reason, "INVALID_REQUEST");
-        assert!(status.get_details_retry_info().is_none());
-    }
-
-    #[test]
-    fn what_passes_tells_when_to_come_back() {
-        let passing = [
-            (ApiError::NotYetProcessed, Code::Unavailable, "NOT_YET_PROCESSED"),
-            (ApiError::KeysAway, Code::Unavailable, "KEYS_UNAVAILABLE"),
-            (
-                ApiError::KeyNotLookedFor { retry_after: Duration::from_secs(10) },
-                Code::Unavailable,
-                "KEYS_UNAVAILABLE",
-            ),
-            (ApiError::Overloaded, Code::ResourceExhausted, "OVERLOADED"),
-            (WatchError::Broker("x".into()).into(), Code::Unavailable, "BROKER_UNAVAILABLE"),
-            (WatchError::Lagged.into(), Code::Aborted, "WATCH_LAGGED"),
-            (ApiError::Stopping, Code::Unavailable, "SERVER_STOPPING"),
-            (ApiError::StreamEnded, Code::Unavailable, "STREAM_TIME_OVER"),
-            (PublishError::Broker("x".into()).into(), Code::Unavailable, "BROKER_UNAVAILABLE"),
-            (PublishError::Registry("x".into()).into(), Code::Unavailable, "REGISTRY_UNAVAILABLE"),
-            (RecordError::unavailable("x").into(), Code::Unavailable, "DATABASE_UNAVAILABLE"),
-        ];
-        for (error, code, reason) in passing {
-            let status = error.into_status();
-            assert_eq!(status.code(), code, "{reason}");
-            assert_eq!(status.get_details_error_info().unwrap().reason, reason);
-            assert!(status.get_details_retry_info().unwrap().retry_delay.is_some(), "{reason}");
-        }
-    }
-
-    #[test]
-    fn what_is_refused_for_good_says_what_stands_against_it() {
-        let status = ApiError::Forbidden(Scope::OperationsAdmin).into_status();
-        let info = status.get_details_error_info().unwrap();
-        assert_eq!((status.code(), info.reason.as_str()), (Code::PermissionDenied, "SCOPE_MISSING"));
-        assert_eq!(info.metadata["scope"], "operations:admin");
-        let status = ApiError::OverQuota {
-            subject: "portal".into(),
-            limit: "100 calls a second".into(),
-            retry_after: Duration::from_secs(1),
-        }
-        .into_status();
-        assert_eq!(status.code(), Code::ResourceExhausted);
-        assert_eq!(status.get_details_quota_failure().unwrap().violations[0].subject, "portal");
-        assert!(status.get_details_retry_info().is_some());
-    }
-
-    #[test]
-    fn the_inside_is_not_told_to_callers() {
-        for error in [
-            ApiError::from(RecordError::bug("constraint secret_pkey")),
-            PublishError::Refused("secret schema".into()).into(),
-            PublishError::Broker("10.0.0.7:9092 secret".into()).into(),
-        ] {
-            assert!(!error.into_status().message().contains("secret"));
-        }
-    }
-}
+mod tests;

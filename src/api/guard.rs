@@ -48,10 +48,25 @@ impl Deadline {
         request.extensions().get().copied().unwrap_or_else(|| Self::after(CALL_MAX, CALL_MAX))
     }
 
+    /// Has it come too late?
+    fn has_passed(self) -> bool {
+        Instant::now() >= self.end
+    }
+
     /// Until when the work may last: a little less than the deadline, at most a tenth.
     #[must_use]
     pub fn for_work(self) -> Instant {
-        self.end - WAY_BACK.min((self.end - self.begun) / 10)
+        self.end - self.way_back()
+    }
+
+    /// When a call that is not answered is ended. The server below ends it at its
+    /// deadline too, with CANCELLED and nothing else: we come before.
+    fn for_answer(self) -> Instant {
+        self.end - self.way_back() / 2
+    }
+
+    fn way_back(self) -> Duration {
+        WAY_BACK.min((self.end - self.begun) / 10)
     }
 }
 
@@ -102,9 +117,11 @@ pub(super) async fn call<Answering: Future<Output = Response>>(
 ) -> Response {
     let deadline = Deadline::after(timeout(request.headers()).unwrap_or(CALL_MAX), CALL_MAX);
     let answer = match bounds.calls.try_acquire() {
+        // Nobody waits for it any more.
+        _ if deadline.has_passed() => refusal(ApiError::DeadlineExceeded),
         Ok(_place) => {
             request.extensions_mut().insert(deadline);
-            timeout_at(deadline.end, next(request))
+            timeout_at(deadline.for_answer(), next(request))
                 .await
                 .unwrap_or_else(|_| refusal(ApiError::DeadlineExceeded))
         }
@@ -199,5 +216,6 @@ mod tests {
         assert_eq!(deadline.end - deadline.for_work(), WAY_BACK);
         let short = Deadline::after(Duration::from_millis(100), CALL_MAX);
         assert_eq!(short.end - short.for_work(), Duration::from_millis(10));
+        assert_eq!(short.end - short.for_answer(), Duration::from_millis(5));
     }
 }

@@ -47,6 +47,7 @@ pub mod operations;
 pub mod page;
 pub mod proto;
 pub mod publisher;
+mod rates;
 pub mod recipient;
 pub mod template;
 #[cfg(test)]
@@ -105,6 +106,8 @@ pub struct Front {
     pub appointments: config::Appointments,
     /// Makes the words of messages.
     pub renderer: Arc<Renderer>,
+    /// Proves addresses; `None`: nobody has configured it.
+    pub codes: Option<Arc<recipient::Codes>>,
     /// More pages on the same port (the sandbox's inbox). It must not have the path
     /// `/`; its fallback is not used.
     pub extra_http: Router,

@@ -48,6 +48,8 @@ pub struct Means {
     pub quiet_hours: QuietDefaults,
     /// Longest silence of a watch: `app.watch_heartbeat_ms`.
     pub heartbeat: Duration,
+    /// Longest silence of who sends many: `app.stream_idle_ms`.
+    pub stream_idle: Duration,
     /// Idempotency keys that are remembered: `app.recent_keys_max`.
     pub recent_keys_max: usize,
 }

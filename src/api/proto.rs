@@ -38,6 +38,8 @@ opaque_debug!(
     RecipientServicePutContactPointRequest,
     RecipientServiceRemoveContactPointRequest,
     RecipientServiceVerifyContactPointRequest,
+    RecipientServiceStartVerificationRequest,
+    RecipientServiceConfirmVerificationRequest,
     RecipientServiceRegisterDeviceRequest,
     RecipientServiceUnregisterDeviceRequest
 );

@@ -27,14 +27,13 @@ const NOWHERE: &str = "postgres://nobody@127.0.0.1:1/none";
 fn app(listen: &str) -> config::App {
     config::App {
         listen: listen.to_owned(),
-        allow_unauthenticated: false,
         request_max_bytes: 64 * 1024,
         concurrency: 8,
         streams_max: 2,
         streams_max_per_caller: 2,
-        browser_origins: String::new(),
         recent_keys_max: 100,
         watch_heartbeat_ms: 1_000,
+        ..config::Config::from_defaults().app
     }
 }
 
@@ -58,6 +57,7 @@ fn front(config: config::App, publisher: Publisher) -> Front {
         notifications: Arc::new(means()),
         appointments: config::Config::from_defaults().appointments,
         renderer: Arc::new(Renderer::embedded(&config::Config::from_defaults().plan).unwrap()),
+        codes: None,
         pool: record::pool::pool(&postgres).unwrap(),
         extra_http: Router::new().route("/inbox", get(|| async { "inbox" })),
         links: vec![("Inbox".to_owned(), "/inbox".to_owned())],
@@ -77,6 +77,7 @@ fn means() -> notification::Means {
             time_zone: config.plan.default_time_zone,
         },
         heartbeat: Duration::from_secs(1),
+        stream_idle: Duration::from_secs(30),
         recent_keys_max: 100,
     }
 }

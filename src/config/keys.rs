@@ -133,6 +133,11 @@ pub struct Retry {
     pub max_ms: u64,
     pub give_up_after_ms: u64,
     pub outcome_unknown_deadline_ms: u64,
+    pub outcome_unknown_deadline_test_result_ms: u64,
+    pub outcome_unknown_deadline_appointment_reminder_ms: u64,
+    pub outcome_unknown_deadline_appointment_confirmation_ms: u64,
+    pub outcome_unknown_deadline_general_ms: u64,
+    pub outcome_unknown_deadline_campaign_ms: u64,
 }
 
 /// `[escalation]`
@@ -270,6 +275,14 @@ pub struct App {
     pub browser_origins: String,
     pub recent_keys_max: usize,
     pub watch_heartbeat_ms: u64,
+    pub stream_idle_ms: u64,
+    pub webhook_calls_per_second: u32,
+    pub webhook_calls_burst: u32,
+    pub webhook_source_header: String,
+    #[serde(with = "secret")]
+    pub code_key: Secret,
+    pub codes_per_address_per_hour: u32,
+    pub codes_per_caller_per_hour: u32,
 }
 
 /// `[auth]`

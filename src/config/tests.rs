@@ -166,6 +166,7 @@ fn rules_between_keys_are_checked() {
         (&[("PATIENT_NOTIFY_EMAIL__USERNAME", "u")], "email.username with email.password"),
         (&[("PATIENT_NOTIFY_EMAIL__UNSUBSCRIBE_KEY", "short")], "email.unsubscribe_key: "),
         (&[("PATIENT_NOTIFY_EMAIL__UNSUBSCRIBE_PREVIOUS_KEY", "short")], "email.unsubscribe_previous_key: "),
+        (&[("PATIENT_NOTIFY_APP__CODE_KEY", "short")], "app.code_key: "),
         (&[("PATIENT_NOTIFY_PUSH__BASE_URL", "https://fcm.googleapis.com")], "a service account"),
         (
             &[("PATIENT_NOTIFY_AUTH__JWKS_URL", "https://login.example.org/keys")],
@@ -201,7 +202,7 @@ fn authenticated_callers_may_come_from_everywhere() {
 #[test]
 fn a_secret_is_shown_by_nothing() {
     let secrets: Vec<_> = RULES.iter().filter(|rule| rule.secret).collect();
-    assert_eq!(secrets.len(), 7);
+    assert_eq!(secrets.len(), 8);
     let names: Vec<_> = secrets
         .iter()
         .map(|rule| (format!("PATIENT_NOTIFY_{}", rule.key.to_uppercase().replace('.', "__")), rule))
@@ -227,7 +228,7 @@ fn a_secret_is_shown_by_nothing() {
 
     let bad: Vec<_> = names.iter().map(|(name, _)| (name.as_str(), "CANARY\nCANARY")).collect();
     let faults = from_variables(&bad).unwrap_err();
-    assert_eq!(faults.0.len(), 7, "{faults}");
+    assert_eq!(faults.0.len(), 8, "{faults}");
     assert!(!format!("{faults} {faults:?}").contains("CANARY"), "{faults}");
 }
 

@@ -115,8 +115,19 @@ const RULES: &[Together] = &[
     ),
     together(
         &["retry.outcome_unknown_deadline_ms", "retry.give_up_after_ms"],
-        |c| c.retry.outcome_unknown_deadline_ms <= c.retry.give_up_after_ms,
-        "outcome_unknown_deadline_ms at most give_up_after_ms",
+        |c| {
+            let retry = &c.retry;
+            let deadlines = [
+                retry.outcome_unknown_deadline_ms,
+                retry.outcome_unknown_deadline_test_result_ms,
+                retry.outcome_unknown_deadline_appointment_reminder_ms,
+                retry.outcome_unknown_deadline_appointment_confirmation_ms,
+                retry.outcome_unknown_deadline_general_ms,
+                retry.outcome_unknown_deadline_campaign_ms,
+            ];
+            deadlines.iter().all(|deadline| *deadline <= retry.give_up_after_ms)
+        },
+        "outcome_unknown_deadline_ms, and that of each purpose, at most give_up_after_ms",
     ),
     together(
         &["kafka.min_insync_replicas", "kafka.replication_factor"],
@@ -155,6 +166,11 @@ const RULES: &[Together] = &[
         &["email.unsubscribe_previous_key"],
         |c| is_long(&c.email.unsubscribe_previous_key),
         "at least 32 characters, or empty: whoever guesses it can unsubscribe anybody",
+    ),
+    together(
+        &["app.code_key"],
+        |c| is_long(&c.app.code_key),
+        "at least 32 characters, or empty: whoever guesses it reads codes out of the database",
     ),
     together(
         &["email.smtp_tls", "email.username"],

@@ -6,6 +6,7 @@
 pub mod breaker;
 pub mod callback;
 pub mod catalog;
+pub mod codes;
 mod fcm;
 mod google;
 mod gsm7;
@@ -21,6 +22,7 @@ mod variables;
 #[cfg(test)]
 mod tests;
 
+pub use codes::{CodeMessage, CodeSender};
 pub use providers::{DeliverError, Fault, Providers, provider_name};
 pub use render::{RenderError, Renderer};
 pub use twilio::CALLBACK_OVERRIDES as TWILIO_CALLBACK_OVERRIDES;

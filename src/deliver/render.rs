@@ -7,6 +7,7 @@
 //! link, which takes under a microsecond.
 
 mod build;
+mod code;
 
 use std::fmt;
 
@@ -60,6 +61,14 @@ pub enum RenderError {
     Failed {
         /// What for.
         purpose: Purpose,
+        /// Where to.
+        channel: Channel,
+        /// In words of ours.
+        problem: &'static str,
+    },
+    /// The words around a code that proves an address cannot be made.
+    #[error("code by {channel}: {problem}")]
+    Code {
         /// Where to.
         channel: Channel,
         /// In words of ours.
@@ -257,19 +266,23 @@ impl Renderer {
 
     fn context(&self, template: &Template, values: &[String], code: &str) -> Value {
         let is_sms = template.channel == Channel::Sms;
-        let standard = if is_sms { &self.gsm7 } else { &self.plain };
         let own = template.variables.iter().zip(values).map(|((name, _), value)| {
             let value = if is_sms { gsm7::simplify(value) } else { value.clone() };
             (Value::from(name.as_str()), Value::from(value))
         });
-        let shared = [
+        Value::from_pairs(own.chain(self.shared(template.channel, template.locale, self.link(code))))
+    }
+
+    /// What every template may use.
+    fn shared(&self, channel: Channel, locale: &'static str, link: String) -> [(Value, Value); 5] {
+        let standard = if channel == Channel::Sms { &self.gsm7 } else { &self.plain };
+        [
             (Value::from("sender_name"), standard.sender_name.clone()),
             (Value::from("contact_phone"), standard.contact_phone.clone()),
             (Value::from("portal_url"), standard.portal_url.clone()),
-            (Value::from("link"), Value::from(self.link(code))),
-            (Value::from("locale"), Value::from(template.locale)),
-        ];
-        Value::from_pairs(own.chain(shared))
+            (Value::from("link"), Value::from(link)),
+            (Value::from("locale"), Value::from(locale)),
+        ]
     }
 }
 

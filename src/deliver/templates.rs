@@ -71,6 +71,22 @@ pub(super) const SOURCES: &[Source] = sources! {
     ],
 };
 
+macro_rules! code_sources {
+    ($($locale:literal),+ $(,)?) => {
+        &[$(
+            ($locale, Channel::Sms, include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"), "/templates/", $locale, "/verification_code.sms.j2"
+            ))),
+            ($locale, Channel::Email, include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"), "/templates/", $locale, "/verification_code.email.j2"
+            ))),
+        )+]
+    };
+}
+
+/// Words around a code that proves an address: locale, channel and file.
+pub(super) const CODE_SOURCES: &[(&str, Channel, &str)] = code_sources!("en", "es");
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {

@@ -19,8 +19,8 @@ use crate::domain::{DeliveryId, Reason, Redacted};
 const PAGES_MAX: usize = 5;
 const PAGE_SIZE: &str = "200";
 /// What Twilio is to do when a callback is not taken: by itself it repeats one only when
-/// it could not connect.
-pub const CALLBACK_OVERRIDES: &str = "#rc=3&rp=5xx,ct,rt";
+/// it could not connect. Among the 4xx is the 429 of a front that is called too often.
+pub const CALLBACK_OVERRIDES: &str = "#rc=3&rp=4xx,5xx,ct,rt";
 /// Pause after a 429 that names none.
 const THROTTLE_DEFAULT: Duration = Duration::from_secs(1);
 

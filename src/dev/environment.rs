@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::command::{Options, sandbox_options};
 use super::reporting::Reporting;
 use super::{Stack, StackOptions};
+use uuid::Uuid;
+
 use crate::config::Config;
 use crate::health::Health;
 use crate::record::{Owner, Store, migrate, pool};
@@ -70,6 +72,8 @@ impl Environment {
         config.registry.url.clone_from(&stack.registry_url);
         config.postgres.url = stack.postgres_url.clone().into();
         config.app.listen = format!("127.0.0.1:{}", base + 80);
+        // Codes of this run; who starts again asks for new ones.
+        config.app.code_key = format!("{}{}", Uuid::new_v4(), Uuid::new_v4()).into();
         config.metrics.listen = format!("127.0.0.1:{}", base + 90);
         migrate::run(&config.postgres).await?;
         admin::apply(&config).await?;

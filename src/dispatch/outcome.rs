@@ -120,7 +120,7 @@ pub fn unknown(
     can_look_up: bool,
     policy: &RetryPolicy,
 ) -> (Recorded, Outcome) {
-    let deadline = policy.outcome_unknown_deadline();
+    let deadline = policy.outcome_unknown_deadline(assignment.purpose);
     let wait = if can_look_up { LOOK_UP_AFTER.min(deadline) } else { deadline };
     let mut record = recorded(assignment, State::OutcomeUnknown, reason);
     record.attempts = 1;

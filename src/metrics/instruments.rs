@@ -130,6 +130,7 @@ pub(super) struct Sides {
     pub(super) grpc_streams_ended: Counter<u64>,
     pub(super) calls_refused: Counter<u64>,
     pub(super) webhooks: Counter<u64>,
+    pub(super) verifications: Counter<u64>,
 }
 
 impl Sides {
@@ -174,6 +175,12 @@ impl Sides {
                 "webhook_requests",
                 "{request}",
                 "Callbacks of providers by what came of them",
+            ),
+            verifications: counter(
+                meter,
+                "verifications",
+                "{code}",
+                "Codes that prove an address, started and tried, by channel and what came of it",
             ),
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config;
+use crate::domain::Purpose;
 
 /// Exponential back-off with equal jitter (Brooker, "Exponential Backoff And
 /// Jitter", AWS Architecture Blog, 2015), bounded in each step and in total.
@@ -12,6 +13,8 @@ pub struct RetryPolicy {
     max: Duration,
     give_up_after: Duration,
     outcome_unknown_deadline: Duration,
+    /// By purpose; zero: as above.
+    outcome_unknown_deadlines: [(Purpose, Duration); Purpose::ALL.len()],
 }
 
 impl RetryPolicy {
@@ -23,6 +26,19 @@ impl RetryPolicy {
             max: Duration::from_millis(config.max_ms),
             give_up_after: Duration::from_millis(config.give_up_after_ms),
             outcome_unknown_deadline: Duration::from_millis(config.outcome_unknown_deadline_ms),
+            outcome_unknown_deadlines: [
+                (Purpose::TestResult, Duration::from_millis(config.outcome_unknown_deadline_test_result_ms)),
+                (
+                    Purpose::AppointmentReminder,
+                    Duration::from_millis(config.outcome_unknown_deadline_appointment_reminder_ms),
+                ),
+                (
+                    Purpose::AppointmentConfirmation,
+                    Duration::from_millis(config.outcome_unknown_deadline_appointment_confirmation_ms),
+                ),
+                (Purpose::General, Duration::from_millis(config.outcome_unknown_deadline_general_ms)),
+                (Purpose::Campaign, Duration::from_millis(config.outcome_unknown_deadline_campaign_ms)),
+            ],
         }
     }
 
@@ -49,8 +65,11 @@ impl RetryPolicy {
 
     /// How long an unknown outcome may stay unknown.
     #[must_use]
-    pub const fn outcome_unknown_deadline(&self) -> Duration {
-        self.outcome_unknown_deadline
+    pub fn outcome_unknown_deadline(&self, purpose: Purpose) -> Duration {
+        let own = self.outcome_unknown_deadlines.iter().find(|(of, _)| *of == purpose);
+        own.map(|(_, deadline)| *deadline)
+            .filter(|deadline| !deadline.is_zero())
+            .unwrap_or(self.outcome_unknown_deadline)
     }
 }
 
@@ -66,7 +85,21 @@ mod tests {
             max: Duration::from_secs(900),
             give_up_after: Duration::from_secs(86400),
             outcome_unknown_deadline: Duration::from_secs(600),
+            outcome_unknown_deadlines: [
+                (Purpose::TestResult, Duration::ZERO),
+                (Purpose::AppointmentReminder, Duration::from_secs(300)),
+                (Purpose::AppointmentConfirmation, Duration::ZERO),
+                (Purpose::General, Duration::ZERO),
+                (Purpose::Campaign, Duration::from_secs(3600)),
+            ],
         }
+    }
+
+    #[test]
+    fn a_purpose_has_its_own_deadline_or_the_common_one() {
+        let seconds = |purpose| policy().outcome_unknown_deadline(purpose).as_secs();
+        let all: Vec<u64> = Purpose::ALL.iter().map(|purpose| seconds(*purpose)).collect();
+        assert_eq!(all, [600, 300, 600, 600, 3600]);
     }
 
     #[test]

@@ -8,10 +8,11 @@ use axum::Router;
 
 use super::{Context, Unavailable};
 use crate::api::notification::{Hub, Means, QuietDefaults};
+use crate::api::recipient::Codes;
 use crate::api::webhooks::Webhooks;
 use crate::api::{self, Front, Outgoing, Position, PublishError, Publisher, ServeError};
 use crate::decode::Decoder;
-use crate::deliver::Renderer;
+use crate::deliver::{CodeSender, Renderer};
 use crate::domain::{NotificationRequested, NotificationUpdate, Urgency};
 use crate::plan::Settings;
 use crate::record::{migrate, pool};
@@ -40,6 +41,9 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
     if extra_http.has_routes() {
         links.insert(0, ("Inbox: what the sandbox providers were given".to_owned(), "/inbox".to_owned()));
     }
+    let renderer = Arc::new(Renderer::embedded(&ctx.config.plan)?);
+    let sender = || CodeSender::from_config(&ctx.config, Arc::clone(&renderer));
+    let codes = Codes::new(&ctx.config.app, sender)?;
     let serving = api::serve(Front {
         config: ctx.config.app.clone(),
         auth: ctx.config.auth.clone(),
@@ -50,7 +54,8 @@ pub async fn run_with(ctx: Context, extra_http: Router) -> anyhow::Result<()> {
         schedule_max: Duration::from_millis(ctx.config.plan.schedule_max_ms),
         notifications: Arc::new(means(&ctx)?),
         appointments: ctx.config.appointments.clone(),
-        renderer: Arc::new(Renderer::embedded(&ctx.config.plan)?),
+        codes,
+        renderer,
         extra_http,
         links,
         health: Arc::clone(&ctx.health),
@@ -77,6 +82,7 @@ fn means(ctx: &Context) -> anyhow::Result<Means> {
             time_zone: config.plan.default_time_zone.clone(),
         },
         heartbeat: Duration::from_millis(config.app.watch_heartbeat_ms),
+        stream_idle: Duration::from_millis(config.app.stream_idle_ms),
         recent_keys_max: config.app.recent_keys_max,
     })
 }

@@ -96,10 +96,17 @@ impl Workers {
 
     /// Starts one that goes round; liveness looks whether it still does.
     pub fn go_round<W: Worker>(&mut self, worker: W) {
-        let (turned, limit) = (Turned::default(), worker.turn_timeout());
-        let looked_at = turned.clone();
-        self.health.add_liveness(W::NAME, move || looked_at.within(limit));
+        let turned = self.watched(W::NAME, worker.turn_timeout());
         self.spawn(go_round(worker, turned, self.stop.clone(), self.fatal.clone()));
+    }
+
+    /// For one with a way of its own: liveness fails once it says for longer than `limit`
+    /// nothing of itself.
+    pub fn watched(&self, name: &'static str, limit: Duration) -> Turned {
+        let turned = Turned::default();
+        let looked_at = turned.clone();
+        self.health.add_liveness(name, move || looked_at.within(limit));
+        turned
     }
 
     /// Starts one with a way of its own; it has to end at `stop` and at `fatal`.

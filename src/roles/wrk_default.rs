@@ -12,6 +12,7 @@ use crate::workers::callbacks::{CallbackWorker, Endpoints};
 use crate::workers::erasure::ErasureWorker;
 use crate::workers::jobs::JobWorker;
 use crate::workers::relay::StatusRelay;
+use crate::workers::rounds::TURN_TIME;
 
 /// Runs until the context's shutdown.
 ///
@@ -43,7 +44,9 @@ pub async fn run(ctx: Context) -> anyhow::Result<()> {
         topic: names::NOTIFICATION_STATUS.full_name(&config.kafka.topic_prefix),
         callbacks: endpoints,
     };
-    workers.spawn(relay.run(workers.stop.clone(), workers.fatal.clone()));
+    // A turn publishes, and waits for the acknowledgements.
+    let turned = workers.watched("status relay", TURN_TIME.saturating_add(publish_timeout));
+    workers.spawn(relay.run(turned, workers.stop.clone(), workers.fatal.clone()));
     let ended = workers.ended().await;
     callbacks.drain(Duration::from_millis(config.processor.drain_timeout_ms)).await;
     ended?;

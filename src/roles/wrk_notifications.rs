@@ -10,6 +10,7 @@ use crate::workers::depth::DepthWorker;
 use crate::workers::due::DueWorker;
 use crate::workers::escalation::EscalationWorker;
 use crate::workers::paused::PausedWorker;
+use crate::workers::rounds::TURN_TIME;
 
 /// Runs until the context's shutdown.
 ///
@@ -46,7 +47,8 @@ pub async fn run_with(ctx: Context, providers: Providers) -> anyhow::Result<()> 
         dispatcher,
         settings: Settings::new(&config.plan)?,
     };
-    workers.spawn(worker.run(workers.stop.clone(), workers.fatal.clone()));
+    let turned = workers.watched("due deliveries", TURN_TIME);
+    workers.spawn(worker.run(turned, workers.stop.clone(), workers.fatal.clone()));
     let ended = workers.ended().await;
     wiring::join_recorders(recorders, &ctx).await;
     ended

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::places::{Place, Places};
+use super::rounds::Turned;
 use crate::config;
 use crate::deliver::LookUp;
 use crate::dispatch::{self, Assignment, Dispatcher, OnRecorded, Work};
@@ -24,6 +25,9 @@ use crate::record::{DueDelivery, RecordError, Recorded, Store};
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(2);
 /// Batches that wait, claimed, while one is handed over.
 const CLAIMED_AHEAD: usize = 1;
+/// Longest wait for a place in one turn: outcomes that wait for the database keep theirs,
+/// and are no reason to restart the process.
+const PLACE_WAIT: Duration = Duration::from_secs(30);
 
 /// The worker of due deliveries.
 pub struct DueWorker {
@@ -43,13 +47,13 @@ pub struct DueWorker {
 
 impl DueWorker {
     /// Runs until `shutdown`, then waits for what has begun. A broken invariant
-    /// cancels `fatal`.
-    pub async fn run(self, shutdown: CancellationToken, fatal: CancellationToken) {
+    /// cancels `fatal`. `turned` is told of each turn.
+    pub async fn run(self, turned: Turned, shutdown: CancellationToken, fatal: CancellationToken) {
         let places = Places::new(self.config.in_flight_max);
         let this = Arc::new(self);
         let (batches, queue) = mpsc::channel(CLAIMED_AHEAD);
         tokio::join!(
-            this.claim_all(&places, batches, &shutdown, &fatal),
+            this.claim_all(&places, batches, &turned, &shutdown, &fatal),
             this.hand_over_all(queue, &shutdown, &fatal)
         );
         if fatal.is_cancelled() {
@@ -65,13 +69,15 @@ impl DueWorker {
         &self,
         places: &Places,
         batches: mpsc::Sender<Batch>,
+        turned: &Turned,
         shutdown: &CancellationToken,
         fatal: &CancellationToken,
     ) {
         let idle = Duration::from_millis(self.config.poll_interval_ms);
         while !shutdown.is_cancelled() && !fatal.is_cancelled() {
+            turned.now();
             tokio::select! {
-                () = places.some_free() => {}
+                _ = tokio::time::timeout(PLACE_WAIT, places.some_free()) => {}
                 () = shutdown.cancelled() => return,
                 () = fatal.cancelled() => return,
             }
@@ -321,7 +327,7 @@ impl DueWorker {
                 Prepared::Send(assignment) => return self.submit(assignment, place, &shutdown),
                 Prepared::Ended(ended) => ended,
             },
-            LookUp::Unavailable(reason) if known_for < policy.outcome_unknown_deadline() => {
+            LookUp::Unavailable(reason) if known_for < policy.outcome_unknown_deadline(due.purpose) => {
                 dispatch::look_up_later(&assignment, reason)
             }
             LookUp::Unsupported if due.was == State::Dispatching => {

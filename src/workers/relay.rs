@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::callbacks::Endpoints;
+use super::rounds::Turned;
 use crate::metrics;
 use crate::record::{OutboxRow, RecordError, Relay, Store};
 use crate::topic::encoder::Encoder;
@@ -35,13 +36,14 @@ pub struct StatusRelay {
 }
 
 impl StatusRelay {
-    /// Runs until `shutdown`. A broken invariant cancels `fatal`.
-    pub async fn run(self, shutdown: CancellationToken, fatal: CancellationToken) {
+    /// Runs until `shutdown`. A broken invariant cancels `fatal`. `turned` is told of each look.
+    pub async fn run(self, turned: Turned, shutdown: CancellationToken, fatal: CancellationToken) {
         while !shutdown.is_cancelled() && !fatal.is_cancelled() {
+            turned.now();
             let pause = match self.store.become_relay().await {
                 Ok(Some(relay)) => {
                     info!("this process relays status changes now");
-                    let ended = self.relay(&relay, &shutdown).await;
+                    let ended = self.relay(&relay, &turned, &shutdown).await;
                     relay.resign();
                     match ended {
                         Ok(()) => return,
@@ -72,8 +74,14 @@ impl StatusRelay {
         UNAVAILABLE_PAUSE
     }
 
-    async fn relay(&self, relay: &Relay, shutdown: &CancellationToken) -> Result<(), RecordError> {
+    async fn relay(
+        &self,
+        relay: &Relay,
+        turned: &Turned,
+        shutdown: &CancellationToken,
+    ) -> Result<(), RecordError> {
         while !shutdown.is_cancelled() {
+            turned.now();
             let rows = relay.oldest(BATCH).await?;
             let published = self.publish(&rows).await;
             relay.published(&published, &self.callbacks.wanted()).await?;

@@ -48,7 +48,8 @@ impl Default for Turned {
 }
 
 impl Turned {
-    fn now(&self) {
+    /// It comes round now.
+    pub fn now(&self) {
         *self.0.lock() = Instant::now();
     }
 

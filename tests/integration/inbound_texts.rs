@@ -1,10 +1,12 @@
 //! Texts from patients: STOP counts for everybody with that number, START takes it back and
 //! no more than that, and nothing that Twilio has not signed is heard.
 
-use patient_notify::domain::{Channel, RecipientId};
+use patient_notify::deliver::UnsubscribeLinks;
+use patient_notify::deliver::unsubscribe::Subscription;
+use patient_notify::domain::{Channel, Purpose, RecipientId};
 use patient_notify::record::recipients::ConsentUpsert;
 
-use crate::harness::{contact, eventually, sms_only};
+use crate::harness::{BrokerProxy, Proxy, World, contact, eventually, sms_only};
 use crate::webhooks::{Bench, CALLBACK_URL, NUMBER, SOON};
 
 const PATH: &str = "/webhooks/twilio/inbound";
@@ -114,4 +116,59 @@ async fn a_stop_counts_for_each_who_has_the_number_and_a_start_takes_back_no_mor
         assert_eq!(bench.counted_of("twilio_inbound", result).await, count, "{result}");
     }
     bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_and_clicks_come_again_when_the_broker_or_the_database_is_away() {
+    let mut world = World::new().await;
+    world.load(&[sms_only(1)]).await;
+    let database = Proxy::start(world.addresses.postgres_address()).await;
+    let broker = BrokerProxy::start().await;
+    let direct = world.config.postgres.url.expose().clone();
+    let url = direct.replace(world.addresses.postgres_address(), &database.address);
+    let brokers = world.addresses.proxied_brokers.clone();
+    world.config.email.unsubscribe_key = "a key of at least thirty-two characters".to_owned().into();
+    world.config.email.unsubscribe_base_url = format!("http://{}", world.config.app.listen);
+    let key = world.config.email.unsubscribe_key.expose().clone();
+    let what = Subscription {
+        recipient_id: RecipientId::from_external(&sms_only(1).external_id),
+        channel: Channel::Email,
+        purpose: Purpose::Campaign,
+    };
+    let links = UnsubscribeLinks::from_config(&world.config.email).unwrap();
+    let link = links.url(what, jiff::Timestamp::now()).unwrap();
+    world.config.email.unsubscribe_base_url.clear();
+    world.config.email.unsubscribe_key = Default::default();
+    let variables = [
+        CALLBACK_URL,
+        ("PATIENT_NOTIFY_POSTGRES__URL", url.as_str()),
+        ("PATIENT_NOTIFY_KAFKA__BOOTSTRAP_SERVERS", brokers.as_str()),
+        ("PATIENT_NOTIFY_EMAIL__UNSUBSCRIBE_KEY", key.as_str()),
+    ];
+    let bench = Bench::start_on(world, &variables).await;
+    let number = sms_only(1).contact_points[0].address.expose().clone();
+    let stop = text("SM01", &number, "STOP");
+    let click = async || {
+        let form = bench.client.post(&link).form(&[("List-Unsubscribe", "One-Click")]);
+        let answer = form.send().await.unwrap();
+        (answer.status().as_u16(), answer.headers().contains_key("retry-after"))
+    };
+    let signature = || Some(bench.signature(PATH, &stop));
+
+    for away in ["broker", "database"] {
+        if away == "broker" {
+            broker.proxy.cut().await
+        } else {
+            database.cut().await
+        }
+        assert_eq!(bench.post(PATH, &stop, signature()).await, (503, true), "a text, {away} away");
+        assert_eq!(click().await, (503, true), "a click, {away} away");
+        broker.proxy.restore().await;
+        database.restore().await;
+    }
+    eventually("the text is taken", SOON, async || bench.post(PATH, &stop, signature()).await.0 == 200).await;
+    eventually("the click is taken", SOON, async || click().await.0 == 200).await;
+    assert!(bench.published().await.len() >= 2, "each is on the topic once it is answered");
+    bench.stop().await;
+    broker.stop().await;
 }

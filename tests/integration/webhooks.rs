@@ -43,7 +43,10 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn start(variables: &[(&str, &str)]) -> Self {
-        let world = World::new().await;
+        Self::start_on(World::new().await, variables).await
+    }
+
+    pub(crate) async fn start_on(world: World, variables: &[(&str, &str)]) -> Self {
         let everything = ("PATIENT_NOTIFY_LOG__FILTER", "trace");
         let variables: Vec<_> = variables.iter().copied().chain([everything]).collect();
         let mut front = world.process("app", &variables);
@@ -223,4 +226,58 @@ async fn a_broker_that_is_away_is_told_to_twilio_in_time_and_the_repeat_is_taken
     assert!(bench.published().await.len() >= 2);
     bench.stop().await;
     broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_calls_too_often_is_told_when_to_come_back_and_no_other_is() {
+    let mut bench = Bench::start(&[
+        CALLBACK_URL,
+        ("PATIENT_NOTIFY_APP__WEBHOOK_CALLS_PER_SECOND", "1"),
+        ("PATIENT_NOTIFY_APP__WEBHOOK_CALLS_BURST", "3"),
+        ("PATIENT_NOTIFY_APP__WEBHOOK_SOURCE_HEADER", "X-Forwarded-For"),
+        ("PATIENT_NOTIFY_EMAIL__UNSUBSCRIBE_KEY", "a key of at least thirty-two characters"),
+    ])
+    .await;
+    let front = format!("http://{}", bench.world.config.app.listen);
+    let (delivery, client) = (delivery_of("flood", Channel::Sms), bench.client.clone());
+    let call = async |path: &str, from: Option<&str>| {
+        let mut request = client.post(format!("{front}{path}"));
+        if let Some(from) = from {
+            request = request.header("x-forwarded-for", from);
+        }
+        let answer = request.send().await.unwrap();
+        let pause =
+            answer.headers().get(RETRY_AFTER).and_then(|pause| pause.to_str().ok()?.parse::<u64>().ok());
+        (answer.status().as_u16(), pause)
+    };
+    // 20 calls take less than 17 seconds. All webhooks together; what the source itself
+    // says of where it comes from does not count.
+    let paths = [path(delivery), "/webhooks/twilio/inbound".to_owned(), "/webhooks/unsubscribe/x".to_owned()];
+    let mut refused = Vec::new();
+    for (number, path) in (0..20).zip(paths.iter().cycle()) {
+        let from = format!("10.0.0.{number}, 203.0.113.7");
+        let (status, pause) = call(path, Some(&from)).await;
+        if status == 429 {
+            refused.push(pause.expect("when to come back"));
+        }
+    }
+    assert!(!refused.is_empty() && refused.iter().all(|pause| (1..=2).contains(pause)), "{refused:?}");
+    for other in [Some("203.0.113.8"), Some("2001:db8::7"), None, Some("made up")] {
+        assert_eq!(call(&paths[0], other).await.0, 403, "{other:?} has calls of its own");
+    }
+    let mut counted = 0.0;
+    for kind in ["twilio", "twilio_inbound", "unsubscribe"] {
+        counted += bench.counted_of(kind, "too_often").await;
+    }
+    assert_eq!(counted, f64::from(u32::try_from(refused.len()).unwrap()));
+    // gRPC and pages are not webhooks.
+    assert_eq!(
+        client.get(&front).header("x-forwarded-for", "203.0.113.7").send().await.unwrap().status(),
+        200
+    );
+    eventually("the source is let in again", SOON, async || {
+        call(&paths[0], Some("203.0.113.7")).await.0 == 403
+    })
+    .await;
+    bench.stop().await;
 }

@@ -4,14 +4,16 @@
 //! connection; a bad token is refused and never falls back to the certificate. A
 //! stream is checked when it begins: how long it lasts is bounded elsewhere.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::http::{HeaderMap, header};
+use axum::http::{Extensions, HeaderMap, header};
 use tonic::metadata::MetadataMap;
 use tonic::transport::server::TcpConnectInfo;
 
 use super::keys::UNKNOWN_KEY_PAUSE;
+use super::limits;
 use super::methods::Method;
 use super::quota::Allowance;
 use super::tls::Peer;
@@ -83,13 +85,12 @@ fn refused(
     request: &Request,
     refusal: Refusal,
 ) -> ApiError {
-    auth.refusals.note(method, refusal.reason, caller, address(request));
+    auth.refusals.note(method, refusal.reason, caller, peer_address(request.extensions()));
     refusal.error
 }
 
-/// Where the call comes from, for the log.
-fn address(request: &Request) -> Option<std::net::SocketAddr> {
-    let extensions = request.extensions();
+/// Where a request comes from, by its connection.
+pub(in crate::api) fn peer_address(extensions: &Extensions) -> Option<SocketAddr> {
     let secured = extensions.get::<Peer>().map(|peer| peer.address);
     secured.or_else(|| extensions.get::<TcpConnectInfo>().and_then(|info| info.remote_addr))
 }
@@ -161,7 +162,8 @@ fn admit(auth: &Auth, method: &Method, caller: &Caller) -> Result<Option<Allowan
         return Ok(None);
     }
     let limits = auth.callers().limits(&caller.name);
-    auth.rates.take(&caller.name, limits, Instant::now()).map_err(|error| Refusal::new("rate", error))?;
+    limits::take(&auth.rates, &caller.name, limits, Instant::now())
+        .map_err(|error| Refusal::new("rate", error))?;
     Ok((limits.notifications_per_day > 0)
         .then(|| Allowance::new(Arc::clone(&auth.quotas), caller.name.clone(), limits.notifications_per_day)))
 }

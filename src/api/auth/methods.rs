@@ -61,6 +61,8 @@ pub const METHODS: &[Method] = &[
     unary("/patientnotify.v1.RecipientService/PutContactPoint", Scope::RecipientsWrite),
     unary("/patientnotify.v1.RecipientService/RemoveContactPoint", Scope::RecipientsWrite),
     unary("/patientnotify.v1.RecipientService/VerifyContactPoint", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/StartVerification", Scope::RecipientsWrite),
+    unary("/patientnotify.v1.RecipientService/ConfirmVerification", Scope::RecipientsWrite),
     unary("/patientnotify.v1.RecipientService/UpdatePreferences", Scope::RecipientsWrite),
     unary("/patientnotify.v1.RecipientService/RecordConsent", Scope::RecipientsWrite),
     unary("/patientnotify.v1.RecipientService/ListConsents", Scope::RecipientsRead),

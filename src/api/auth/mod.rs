@@ -30,16 +30,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::error::ApiError;
+use super::rates::Rates;
 use crate::config;
 use crate::deliver::callback::Endpoint;
 use callers::Callers;
 use keys::Keys;
-use limits::Rates;
 use quota::Quotas;
 use refusals::Refusals;
 use token::Tokens;
 
-pub(super) use check::check;
+pub(super) use check::{check, peer_address};
 pub use quota::{Allowance, Taken};
 pub(super) use tls::Tls;
 

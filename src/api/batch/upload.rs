@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tokio::time::timeout;
 use tonic::Streaming;
 
 use super::csv::{Record, Records};
@@ -31,7 +32,9 @@ pub(super) async fn run(
     mut stream: Streaming<proto::BatchServiceUploadRecipientsRequest>,
     stopping: Stopping,
 ) -> Result<proto::BatchServiceUploadRecipientsResponse, tonic::Status> {
-    let first = stream.message().await?;
+    let idle = service.stream_idle;
+    let silent = |_| tonic::Status::from(ApiError::StreamIdle(idle));
+    let first = timeout(idle, stream.message()).await.map_err(silent)??;
     let first =
         first.ok_or_else(|| ApiError::invalid("batch_id", "is required: the stream has no message"))?;
     let id = checked_id(&first.batch_id)?;
@@ -48,7 +51,7 @@ pub(super) async fn run(
             break;
         }
         next = tokio::select! {
-            message = stream.message() => message?,
+            message = timeout(idle, stream.message()) => message.map_err(silent)??,
             // What was stored is stored: the call goes on at another replica.
             () = stopping.begun() => return Err(ApiError::Stopping.into()),
         };

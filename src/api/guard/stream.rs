@@ -95,8 +95,10 @@ pub(in crate::api) async fn run<Answering: Future<Output = Response>>(
     };
     let answer = tokio::select! {
         biased;
+        // Nobody waits for it any more.
+        () = std::future::ready(()), if deadline.has_passed() => refusal(at_the_end()),
         answer = next(request) => answer,
-        () = sleep_until(deadline.end) => refusal(at_the_end()),
+        () = sleep_until(deadline.for_answer()) => refusal(at_the_end()),
         () = drained => refusal(ApiError::Stopping),
     };
     if answer.headers().contains_key("grpc-status") {
@@ -106,7 +108,7 @@ pub(in crate::api) async fn run<Answering: Future<Output = Response>>(
     let ending: BoxFuture<'static, ApiError> = Box::pin(async move {
         tokio::select! {
             () = stop.cancelled_owned() => ApiError::Stopping,
-            () = sleep_until(deadline.end) => at_the_end(),
+            () = sleep_until(deadline.for_answer()) => at_the_end(),
         }
     });
     answer.map(|inner| Body::new(Bounded { inner, ending: Some(ending), last: None, open }))

@@ -23,8 +23,6 @@ const ITEMS_MAX: usize = 10_000;
 const PAYLOAD_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Items of a stream that wait for the brokers at once.
 const IN_FLIGHT_MAX: usize = 256;
-/// Longest wait for the next item.
-const IDLE_MAX: Duration = Duration::from_secs(30);
 /// How long a stream may still be read once the server stops.
 const STOP_MAX: Duration = Duration::from_secs(5);
 /// Items with an error that are told every detail; the answer has to fit into the 4 MiB
@@ -35,7 +33,6 @@ const DETAILED_MAX: usize = 500;
 enum End {
     TooMany,
     TooLarge,
-    Idle,
     Deadline,
     Api(ApiError),
 }
@@ -53,7 +50,6 @@ impl End {
                 "STREAM_TOO_LARGE",
                 "a stream has at most 64 MiB; send the rest by another",
             ),
-            Self::Idle => (Code::DeadlineExceeded, "STREAM_IDLE", "no item came for 30 s"),
             Self::Deadline => return told(ApiError::DeadlineExceeded.into_status()),
             Self::Api(error) => return told(error.into_status()),
         };
@@ -167,7 +163,7 @@ pub(super) async fn run(
     deadline: Deadline,
     stopping: Stopping,
 ) -> Result<proto::NotificationServiceSendManyResponse, Status> {
-    let until = deadline.for_work();
+    let (until, idle) = (deadline.for_work(), service.means.stream_idle);
     let stop = async {
         stopping.begun().await;
         tokio::time::sleep(STOP_MAX).await;
@@ -186,11 +182,11 @@ pub(super) async fn run(
                 results.add(index, result);
                 continue;
             }
-            item = timeout(IDLE_MAX, items.message()), if !full => item,
+            item = timeout(idle, items.message()), if !full => item,
             () = &mut stop => break Some(End::Api(ApiError::Stopping)),
             () = sleep_until(until) => break Some(End::Deadline),
         };
-        let Ok(item) = item else { break Some(End::Idle) };
+        let Ok(item) = item else { break Some(End::Api(ApiError::StreamIdle(idle))) };
         let Some(item) = item? else { break None };
         bytes += item.encoded_len();
         if count == ITEMS_MAX {

@@ -83,7 +83,7 @@ impl Recipients {
         faults.finish()?;
         let ((channel, address), at) =
             point.zip(at).ok_or_else(|| ApiError::invalid("verified_at", "is required"))?;
-        let attestation = Attestation { by: message.verified_by, how: message.how, at };
+        let attestation = Attestation { by: message.verified_by, how: message.how, at: Some(at) };
         let touch = Touch { recipient: &message.recipient_id, caller };
         let view =
             recipients::verify_contact_point(&self.pool, touch, channel, &address, &attestation).await?;

@@ -6,6 +6,9 @@ mod fields;
 mod proxies;
 mod show;
 mod state;
+mod verification;
+
+use std::sync::Arc;
 
 use deadpool_postgres::Pool;
 use jiff::Timestamp;
@@ -18,11 +21,15 @@ use super::proto;
 use super::validate::Violations;
 use crate::record::recipients::{self, ChangeError, Touch, Upserted};
 
+pub use verification::Codes;
+
 /// Keeps recipients as the portal knows them.
 #[derive(Debug)]
 pub struct Recipients {
     /// To the database.
     pub pool: Pool,
+    /// `None`: no codes are sent.
+    pub codes: Option<Arc<Codes>>,
 }
 
 impl From<ChangeError> for ApiError {
@@ -32,6 +39,7 @@ impl From<ChangeError> for ApiError {
             ChangeError::UnknownContactPoint => return Self::NotFound("contact point"),
             ChangeError::Erased => return Self::RecipientErased,
             ChangeError::Record(error) => return Self::Record(error),
+            ChangeError::Code(error) => return verification::told(&error),
             ChangeError::ContactPointRemoved => "CONTACT_POINT_REMOVED",
             ChangeError::TooManyContactPoints => "TOO_MANY_CONTACT_POINTS",
             ChangeError::TooManyLinks => "TOO_MANY_LINKS",
@@ -120,6 +128,23 @@ impl proto::recipient_service_server::RecipientService for Recipients {
     ) -> Result<Response<proto::RecipientServiceVerifyContactPointResponse>, Status> {
         let caller = Caller::of(&request)?.name;
         Ok(Response::new(self.verify_point(&caller, request.into_inner()).await?))
+    }
+
+    async fn start_verification(
+        &self,
+        request: Request<proto::RecipientServiceStartVerificationRequest>,
+    ) -> Result<Response<proto::RecipientServiceStartVerificationResponse>, Status> {
+        let caller = Caller::of(&request)?.name;
+        let deadline = Deadline::of(&request);
+        Ok(Response::new(self.start_code(&caller, deadline, request.into_inner()).await?))
+    }
+
+    async fn confirm_verification(
+        &self,
+        request: Request<proto::RecipientServiceConfirmVerificationRequest>,
+    ) -> Result<Response<proto::RecipientServiceConfirmVerificationResponse>, Status> {
+        let caller = Caller::of(&request)?.name;
+        Ok(Response::new(self.confirm_code(&caller, request.into_inner()).await?))
     }
 
     async fn update_preferences(

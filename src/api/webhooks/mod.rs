@@ -27,6 +27,7 @@ use crate::record::RecordError;
 mod email;
 mod gate;
 mod inbound;
+mod sources;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ mod twilio;
 mod unsubscribe;
 
 pub use email::EmailEvents;
+pub use sources::Sources;
 pub use twilio::Twilio;
 
 /// Longest time of a call. Twilio gives up after 15 s, retries included: there must be
@@ -55,6 +57,8 @@ pub struct Webhooks {
     pub email: Option<EmailEvents>,
     /// Links that end e-mails.
     pub unsubscribe: Option<UnsubscribeLinks>,
+    /// How often one source may call each of them.
+    pub sources: Sources,
 }
 
 impl Webhooks {
@@ -66,6 +70,7 @@ impl Webhooks {
             help_reply: config.sms.help_reply.clone(),
             email: EmailEvents::from_config(&config.email),
             unsubscribe: UnsubscribeLinks::from_config(&config.email),
+            sources: Sources::from_config(&config.app),
         }
     }
 }
@@ -160,18 +165,20 @@ struct Way {
 /// The routes of those who may tell something.
 pub(super) fn router(webhooks: Webhooks, updates: Publisher, pool: Pool) -> Router {
     let way = Way { updates, pool };
+    let sources = webhooks.sources;
     let mut router = Router::new();
     if let Some(twilio) = webhooks.twilio {
         let twilio = Arc::new(twilio);
-        router = router
-            .merge(status::routes(Arc::clone(&twilio), way.clone(), status::CONCURRENCY_MAX))
-            .merge(inbound::routes(twilio, webhooks.help_reply, way.clone()));
+        let status = status::routes(Arc::clone(&twilio), way.clone(), status::CONCURRENCY_MAX);
+        let inbound = inbound::routes(twilio, webhooks.help_reply, way.clone());
+        router =
+            router.merge(sources.before("twilio", status)).merge(sources.before("twilio_inbound", inbound));
     }
     if let Some(events) = webhooks.email {
-        router = router.merge(email::routes(events, way.clone()));
+        router = router.merge(sources.before("email", email::routes(events, way.clone())));
     }
     if let Some(links) = webhooks.unsubscribe {
-        router = router.merge(unsubscribe::routes(links, way));
+        router = router.merge(sources.before("unsubscribe", unsubscribe::routes(links, way)));
     }
     router
 }

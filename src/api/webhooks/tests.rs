@@ -49,13 +49,17 @@ impl Bench {
     }
 
     async fn with(updates: Publisher) -> Self {
+        Self::bounded(updates, Sources::default()).await
+    }
+
+    async fn bounded(updates: Publisher, sources: Sources) -> Self {
         let mut sms = Config::from_defaults().sms;
         sms.status_callback_base_url = BASE_URL.to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let twilio = Twilio::from_config(&sms).unwrap();
         let way = Way { updates, pool: pool() };
-        let router = status::routes(Arc::new(twilio), way, PLACES);
+        let router = sources.before("twilio", status::routes(Arc::new(twilio), way, PLACES));
         tokio::spawn(async move { axum::serve(listener, router).await });
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
         Self { address, client, seen: Seen::default() }
@@ -216,4 +220,22 @@ async fn without_an_address_for_callbacks_there_is_no_route() {
     let updates = Publisher::new(|_| std::future::pending());
     let config = Config::from_defaults();
     assert!(!router(Webhooks::from_config(&config), updates, pool()).has_routes());
+}
+
+#[tokio::test]
+async fn without_a_bound_or_an_address_nobody_is_sent_away() {
+    let mut config = Config::from_defaults().app;
+    config.webhook_calls_per_second = 0;
+    let updates =
+        || Publisher::new(|_| async { Ok(Position { topic: "t".to_owned(), partition: 0, offset: 0 }) });
+    let unbounded = Bench::bounded(updates(), Sources::from_config(&config)).await;
+    config.webhook_calls_per_second = 1;
+    config.webhook_calls_burst = 1;
+    // This server tells its routes of no connection.
+    let nowhere = Bench::bounded(updates(), Sources::from_config(&config)).await;
+    for bench in [unbounded, nowhere] {
+        for _ in 0..5 {
+            assert_eq!(bench.call(&DELIVERED).await.0, 204);
+        }
+    }
 }

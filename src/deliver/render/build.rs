@@ -3,7 +3,7 @@
 use minijinja::value::Value;
 use minijinja::{Environment, UndefinedBehavior};
 
-use super::{CODE_MARK, RenderError, Renderer, Section, Standard, Template};
+use super::{CODE_MARK, RenderError, Renderer, Section, Standard, Template, code};
 use crate::config::Plan;
 use crate::deliver::gsm7;
 use crate::deliver::templates::{self, LAYOUT, Source};
@@ -28,6 +28,7 @@ impl Renderer {
         if let Err(error) = environment.add_template("layout.html", LAYOUT) {
             faults.push(format!("layout.html.j2: {error}"));
         }
+        faults.extend(code::compile(&mut environment));
         let mut found: Vec<Template> = Vec::with_capacity(sources.len());
         for source in sources {
             match compile(&mut environment, source) {
@@ -57,6 +58,7 @@ impl Renderer {
         }
         if faults.is_empty() {
             renderer.check_and_fix(&mut faults);
+            faults.extend(renderer.check_codes());
         }
         if faults.is_empty() { Ok(renderer) } else { Err(RenderError::Unusable { faults }) }
     }

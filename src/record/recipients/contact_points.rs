@@ -31,8 +31,8 @@ pub struct Attestation {
     pub by: String,
     /// How they know.
     pub how: String,
-    /// Since when.
-    pub at: Timestamp,
+    /// Since when; `None`: now.
+    pub at: Option<Timestamp>,
 }
 
 const IN_USE: &str = "
@@ -172,11 +172,47 @@ SELECT retired_at IS NOT NULL AND retired_why = ANY ($4) AS removed
 
 const ATTEST: &str = "
 UPDATE contact_point
-   SET verified_at = GREATEST(verified_at, LEAST($4, now())), verified_by = $5, verified_how = $6,
-       retired_at = CASE WHEN LEAST($4, now()) > retired_at THEN NULL ELSE retired_at END,
-       retired_why = CASE WHEN LEAST($4, now()) > retired_at THEN NULL ELSE retired_why END
+   SET verified_at = GREATEST(verified_at, LEAST($4::timestamptz, now())), verified_by = $5, verified_how = $6,
+       retired_at = CASE WHEN LEAST($4::timestamptz, now()) > retired_at THEN NULL ELSE retired_at END,
+       retired_why = CASE WHEN LEAST($4::timestamptz, now()) > retired_at THEN NULL ELSE retired_why END
  WHERE recipient_id = $1 AND channel = $2 AND address = $3
 RETURNING channel, address, verified_at, retired_at, retired_why, verified_by, verified_how";
+
+/// Looks whether the recipient has an address, and nobody took it away.
+///
+/// # Errors
+/// [`ChangeError::UnknownContactPoint`], [`ChangeError::ContactPointRemoved`], or as
+/// [`RecordError`] tells.
+pub(super) async fn standing(
+    tx: &Transaction<'_>,
+    touch: Touch<'_>,
+    channel: Channel,
+    address: &Redacted<String>,
+) -> Result<(), ChangeError> {
+    let parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&touch.id().0, &channel.as_str(), address.expose(), &COMES_BACK.as_slice()];
+    let standing = query(tx, "contact_point_look", STANDING, parameters).await?;
+    let standing = standing.first().ok_or(ChangeError::UnknownContactPoint)?;
+    if standing.try_get("removed").map_err(RecordError::from)? {
+        return Err(ChangeError::ContactPointRemoved);
+    }
+    Ok(())
+}
+
+/// Enters somebody's word for an address.
+pub(super) async fn attest(
+    tx: &Transaction<'_>,
+    touch: Touch<'_>,
+    channel: Channel,
+    address: &Redacted<String>,
+    attestation: &Attestation,
+) -> Result<ContactPointView, ChangeError> {
+    let Attestation { by, how, at } = attestation;
+    let parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&touch.id().0, &channel.as_str(), address.expose(), at, by, how];
+    let rows = query(tx, "contact_point_verify", ATTEST, parameters).await?;
+    rows.first().ok_or(ChangeError::UnknownContactPoint).and_then(|row| Ok(contact_point_view(row)?))
+}
 
 /// Writes down that somebody vouches for an address.
 ///
@@ -191,24 +227,9 @@ pub async fn verify_contact_point(
 ) -> Result<ContactPointView, ChangeError> {
     let mut client = pool.get().await.map_err(RecordError::from)?;
     let tx = touch.begin(&mut client).await?;
-    let (id, channel) = (touch.id().0, channel.as_str());
-    let standing = query(
-        &tx,
-        "contact_point_look",
-        STANDING,
-        &[&id, &channel, address.expose(), &COMES_BACK.as_slice()],
-    )
-    .await?;
-    let standing = standing.first().ok_or(ChangeError::UnknownContactPoint)?;
-    if standing.try_get("removed").map_err(RecordError::from)? {
-        return Err(ChangeError::ContactPointRemoved);
-    }
-    let Attestation { by, how, at } = attestation;
-    let rows =
-        query(&tx, "contact_point_verify", ATTEST, &[&id, &channel, address.expose(), at, by, how]).await?;
-    let view =
-        rows.first().ok_or(ChangeError::UnknownContactPoint).and_then(|row| Ok(contact_point_view(row)?))?;
-    touch.audit(&tx, "RecipientService/VerifyContactPoint", Some(channel)).await?;
+    standing(&tx, touch, channel, address).await?;
+    let view = attest(&tx, touch, channel, address, attestation).await?;
+    touch.audit(&tx, "RecipientService/VerifyContactPoint", Some(channel.as_str())).await?;
     commit(tx).await?;
     Ok(view)
 }

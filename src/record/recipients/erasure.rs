@@ -66,6 +66,7 @@ const CLEAR_ROWS: &str =
     "UPDATE batch_recipient SET variables = NULL WHERE notification_id = ANY($1) AND variables IS NOT NULL";
 
 const DROP_POINTS: &str = "DELETE FROM contact_point WHERE recipient_id = $1";
+const DROP_CODES: &str = "DELETE FROM contact_verification WHERE recipient_id = $1";
 const DROP_LINKS: &str = "DELETE FROM visibility WHERE recipient_id = $1";
 
 const BEGIN: &str = "
@@ -104,6 +105,7 @@ async fn mark(pool: &Pool, touch: Touch<'_>) -> Result<(Timestamp, bool), Change
     let at = row.first().ok_or(ChangeError::Unknown)?.try_get("erased_at").map_err(RecordError::from)?;
     clear_sources(&tx, touch).await?;
     query(&tx, "erase_contact_points", DROP_POINTS, &[&id]).await?;
+    query(&tx, "erase_codes", DROP_CODES, &[&id]).await?;
     query(&tx, "erase_links", DROP_LINKS, &[&id]).await?;
     let look_again_ms = i64::try_from(LOOK_AGAIN.as_millis()).unwrap_or(i64::MAX);
     let turn = query(&tx, "erase_enqueue", BEGIN, &[&id, &look_again_ms]).await?;

@@ -12,6 +12,7 @@ mod proxies;
 mod stale_devices;
 mod upsert;
 mod upsert_points;
+mod verification;
 mod view;
 
 pub use consents::{ConsentLine, ConsentPage, list_consents, record_consent};
@@ -26,6 +27,10 @@ pub use preferences::{PreferencesPatch, PreferencesView, update_preferences};
 pub use proxies::{Grant, PatientPage, grant_proxy, list_by_patient, revoke_proxy, set_coming_of_age};
 pub use stale_devices::{FORGOTTEN_AFTER, STALE_AFTER, StaleDevices};
 pub use upsert::{ConsentUpsert, ContactPointUpsert, RecipientUpsert, Upserted, upsert, upsert_many};
+pub use verification::{
+    CODE_TRIES_MAX, CODE_VALID, CodeError, CodeFor, CodeStarted, StartLimits, code_not_sent, confirm_code,
+    start_code,
+};
 pub use view::{AccessView, ConsentView, ContactPointView, RecipientView, recipient};
 
 use deadpool_postgres::{Client, GenericClient, Transaction};
@@ -75,6 +80,9 @@ pub enum ChangeError {
     /// Others may not grant access to a grown-up's news.
     #[error("patient is of age: only the patient grants access")]
     PatientOfAge,
+    /// A code proves nothing.
+    #[error(transparent)]
+    Code(#[from] CodeError),
     /// The database failed.
     #[error(transparent)]
     Record(#[from] RecordError),

@@ -177,6 +177,22 @@ fn is_served(consumer: &BaseConsumer, topic: &str) -> bool {
         && found.partitions().iter().all(|one| consumer.fetch_watermarks(topic, one.id(), TIMEOUT).is_ok())
 }
 
+/// Removes all records of a topic.
+pub(super) async fn empty_topic(kafka: &config::Kafka, topic: &str) {
+    let consumer: BaseConsumer = kafka_client_config(kafka).create().expect("a consumer");
+    let mut all = TopicPartitionList::new();
+    for partition in 0..partitions_of(&consumer, topic) {
+        all.add_partition_offset(topic, partition, Offset::End).expect("an offset");
+    }
+    let admin: AdminClient<DefaultClientContext> =
+        kafka_client_config(kafka).create().expect("an admin client");
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+    let removed = admin.delete_records(&all, &options).await.expect("an answer of the broker");
+    for partition in removed.elements() {
+        partition.error().expect("records that were removed");
+    }
+}
+
 /// Deletes a world's topics, so that the broker does not carry those of every
 /// test that has been. Best effort.
 pub(super) async fn delete_topics(kafka: &config::Kafka) {

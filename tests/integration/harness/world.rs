@@ -10,13 +10,15 @@ use deadpool_postgres::Pool;
 use futures::{StreamExt as _, stream};
 use patient_notify::config::Config;
 use patient_notify::dev::Reporting;
-use patient_notify::domain::{NotificationRequested, NotificationUpdate, State, TestResultPublished};
+use patient_notify::domain::{
+    NotificationRequested, NotificationUpdate, State, StatusChanged, TestResultPublished,
+};
 use patient_notify::record::recipients::{RecipientUpsert, upsert_many};
 use patient_notify::record::{Owner, Store, migrate, pool};
 use patient_notify::sandbox::{ReceiptPlan, Sandbox, SandboxOptions};
 use patient_notify::topic::encoder::Encoder;
 use patient_notify::topic::lag::PartitionLag;
-use patient_notify::topic::names::{NOTIFICATION_UPDATES, TEST_RESULTS, Topic};
+use patient_notify::topic::names::{NOTIFICATION_STATUS, NOTIFICATION_UPDATES, TEST_RESULTS, Topic};
 use patient_notify::topic::producer::Producer;
 use patient_notify::topic::{admin, schemas};
 use tempfile::TempDir;
@@ -218,6 +220,25 @@ impl World {
         sent.collect::<Vec<()>>().await;
     }
 
+    /// Publishes status changes under one key, in this order.
+    pub async fn publish_changes(&self, key: &str, changes: &[StatusChanged]) {
+        self.encoder.schema_id(&NOTIFICATION_STATUS).await.expect("our schema in the registry");
+        let topic = self.topic(&NOTIFICATION_STATUS);
+        let sent = stream::iter(changes)
+            .map(async |change| {
+                let payload = self.encoder.status(change).await.expect("a change that fits its schema");
+                let sent = self.producer.send(&topic, Some(key.as_bytes()), Some(&payload), &[]).await;
+                sent.expect("an acknowledgement");
+            })
+            .buffered(PUBLISH_IN_FLIGHT);
+        sent.collect::<Vec<()>>().await;
+    }
+
+    /// Removes all records of a topic, as its retention does it.
+    pub async fn empty_topic(&self, topic: &Topic) {
+        kafka::empty_topic(&self.config.kafka, &self.topic(topic)).await;
+    }
+
     /// An update's value in the registry's wire format.
     pub async fn encode_update(&self, update: &NotificationUpdate) -> Vec<u8> {
         self.encoder.update(update).await.expect("an update that fits its schema")
@@ -390,6 +411,8 @@ fn short_times(mut config: Config) -> Config {
     config.retry.initial_ms = 200;
     config.retry.max_ms = 1_000;
     config.retry.outcome_unknown_deadline_ms = 3_000;
+    config.retry.outcome_unknown_deadline_appointment_reminder_ms = 0;
+    config.retry.outcome_unknown_deadline_campaign_ms = 0;
     config.workers.poll_interval_ms = 50;
     config.shutdown.timeout_ms = 20_000;
     config.log.format = "json".to_owned();

@@ -69,7 +69,7 @@ test: test-deps ## Unit, documentation and integration tests on a stack of their
 	@exec '$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS) --test integration -- --nocapture endurance
 
 .PHONY: bench
-bench: deps ## The front beside a bare handler, the drain beside raw consume and COPY
+bench: deps ## The front, the drain and due deliveries, each beside the bare thing in the same run
 	@cargo build --locked --release --bin patient-notify -j $(JOBS)
 	@cargo bench --locked --no-run --bench '$(BENCH)' -j $(JOBS)
 	@exec '$(release)' stack run --free-ports -- cargo bench --locked --bench '$(BENCH)' -j $(JOBS)

@@ -11,6 +11,8 @@
 )]
 
 mod baseline;
+#[path = "../shared/cpu.rs"]
+mod cpu;
 #[path = "../shared/stack.rs"]
 mod stack;
 mod stub;

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use deadpool_postgres::Pool;
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -24,6 +23,7 @@ use patient_notify::topic::producer::Producer;
 use patient_notify::topic::sample::{SampleOptions, sample_patient, sample_results};
 use tokio_util::sync::CancellationToken;
 
+use crate::cpu::own_cpu;
 use crate::stack;
 
 /// Patients that the results are spread over.
@@ -144,13 +144,4 @@ fn recipient(number: u64) -> RecipientUpsert {
         }],
         consents: Vec::new(),
     }
-}
-
-/// User and system time of this process (proc(5), fields 14 and 15 of stat, in
-/// ticks of 10 ms).
-fn own_cpu() -> anyhow::Result<Duration> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat has no command")?;
-    let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|t| t.parse().unwrap_or(0)).sum();
-    Ok(Duration::from_millis(ticks * 10))
 }

@@ -2,7 +2,7 @@
 
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp, ToSpan as _};
+use jiff::{Timestamp, ToSpan as _};
 
 use crate::domain::QuietHours;
 
@@ -10,8 +10,9 @@ use crate::domain::QuietHours;
 ///
 /// `start` is the first quiet minute and `end` the first one after; `start` after
 /// `end` runs over midnight; equal means that there are no quiet hours. A time of
-/// day that a change of clocks skips is taken at the end of the gap, one that
-/// occurs twice at its first occurrence (jiff's "compatible" rule, RFC 5545).
+/// day that a change of clocks skips is taken as far behind the gap as it lies in it,
+/// one that occurs twice at its first occurrence (jiff's "compatible" rule, RFC 5545):
+/// whoever asks between the two is not in quiet hours any more.
 #[must_use]
 pub fn end_of_quiet_hours(at: Timestamp, quiet: QuietHours, zone: &TimeZone) -> Option<Timestamp> {
     if quiet.start == quiet.end {
@@ -26,8 +27,7 @@ pub fn end_of_quiet_hours(at: Timestamp, quiet: QuietHours, zone: &TimeZone) -> 
         return None;
     };
     let end = end_date.to_datetime(quiet.end).to_zoned(zone.clone()).ok()?.timestamp();
-    // Where clocks go back, the end of today's hours may already lie behind.
-    Some(end.max(at + SignedDuration::from_secs(1)))
+    (end > at).then_some(end)
 }
 
 fn is_between(time: Time, start: Time, end: Time) -> bool {
@@ -36,6 +36,7 @@ fn is_between(time: Time, start: Time, end: Time) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
     use jiff::civil::time;
     use proptest::prelude::*;
 
@@ -72,6 +73,25 @@ mod tests {
         assert_eq!(end("2026-03-08T04:30:00Z", "America/New_York").as_deref(), Some("2026-03-08T12:00:00Z"));
         // Fall back on 2026-11-01: 8:00 is EST (-5).
         assert_eq!(end("2026-11-01T03:30:00Z", "America/New_York").as_deref(), Some("2026-11-01T13:00:00Z"));
+    }
+
+    #[test]
+    fn an_end_that_is_skipped_or_occurs_twice_comes_once() {
+        let zone = TimeZone::get("America/New_York").unwrap();
+        let until = |minute| QuietHours { start: time(21, 0, 0, 0), end: minute };
+        let end =
+            |text: &str, end| end_of_quiet_hours(at(text), until(end), &zone).map(|end| end.to_string());
+        // 2:30 is skipped on 2026-03-08.
+        assert_eq!(
+            end("2026-03-08T04:30:00Z", time(2, 30, 0, 0)).as_deref(),
+            Some("2026-03-08T07:30:00Z"),
+            "3:30 EDT"
+        );
+        // 1:30 comes twice on 2026-11-01: at 5:30 and at 6:30 UTC.
+        let twice = time(1, 30, 0, 0);
+        assert_eq!(end("2026-11-01T05:29:59Z", twice).as_deref(), Some("2026-11-01T05:30:00Z"));
+        assert_eq!(end("2026-11-01T05:30:00Z", twice), None);
+        assert_eq!(end("2026-11-01T06:15:00Z", twice), None, "1:15 for the second time");
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub(super) fn source_of(record: &Record) -> Source {
 }
 
 /// The claim of one planned notification. `fingerprint`: of the event.
-pub(super) fn claim_of(plan: &Planned, source: Source, fingerprint: [u8; 32]) -> Claim {
+#[must_use]
+pub fn claim_of(plan: &Planned, source: Source, fingerprint: [u8; 32]) -> Claim {
     let due_at = match plan.decision {
         Decision::Hold { until, .. } => Some(until),
         Decision::Dispatch | Decision::Suppress(_) | Decision::Expire => None,

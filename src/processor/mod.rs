@@ -29,6 +29,7 @@ use crate::record::Store;
 use crate::topic::{Consumer, ConsumerError, DeadLetters, Intake, Record};
 
 pub use breaker::{BreakerLimits, DeadLetterBreaker};
+pub use claims::claim_of;
 pub(crate) use updates::expired as unmatched_expired;
 
 /// Everything that a processor works with.

@@ -70,8 +70,12 @@ pub struct DueDelivery {
 
 /// The oldest of each channel, in the order of publication, so that one recipient's
 /// messages keep theirs. `SKIP LOCKED` lets any number of workers share the queue without waiting.
-const CLAIM_DUE: &str = "
-WITH due AS (
+///
+/// How many rows a share comes to is not known when the statement is planned, and guessed from
+/// how many are due: with many it would read the whole table to update a few. Their ids as an
+/// array make it look each of them up, however many are due.
+pub(super) const CLAIM_DUE: &str = "
+WITH due AS MATERIALIZED (
     SELECT oldest.delivery_id, oldest.state
       FROM unnest($1::text[], $4::bigint[]) AS share (channel, places)
      CROSS JOIN LATERAL (
@@ -86,7 +90,8 @@ WITH due AS (
            due_at = now() + $3::bigint * interval '1 millisecond',
            first_attempt_at = coalesce(d.first_attempt_at, now()), updated_at = now()
       FROM due
-     WHERE d.delivery_id = due.delivery_id
+     WHERE d.delivery_id = ANY (ARRAY(SELECT delivery_id FROM due))
+       AND d.delivery_id = due.delivery_id
     RETURNING d.*, due.state AS was
 )
 SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipient_id, n.purpose, n.urgency,
@@ -99,6 +104,16 @@ SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipie
            AND n.escalated_why IS DISTINCT FROM 'not_read_in_time') AS reached
   FROM ours o JOIN notification n USING (notification_id)
  ORDER BY n.published_at, n.source_partition, n.source_offset";
+
+/// Where there is something to claim, found by one entry of the index each.
+const DUE_KINDS: &str = "
+SELECT urgencies.urgency, channels.channel
+  FROM unnest($1::text[]) AS channels (channel)
+ CROSS JOIN unnest($2::text[]) AS urgencies (urgency)
+ CROSS JOIN LATERAL (
+       SELECT FROM delivery d
+        WHERE d.channel = channels.channel AND d.urgency = urgencies.urgency AND d.due_at <= now()
+        ORDER BY d.due_at LIMIT 1) AS oldest";
 
 const SET_ADDRESS: &str = "
 UPDATE delivery d SET address = i.address
@@ -115,7 +130,42 @@ SELECT count(*)
         WHERE d.channel = channels.channel AND d.urgency = urgencies.urgency
           AND d.due_at <= now() + $1::bigint * interval '1 millisecond') AS due";
 
+/// Arguments of [`CLAIM_DUE`].
+pub(super) struct Shares {
+    pub(super) channels: Vec<&'static str>,
+    pub(super) places: Vec<i64>,
+    pub(super) lease_ms: i64,
+}
+
+impl Shares {
+    pub(super) fn new(shares: &[(Channel, usize)], lease: Duration) -> Self {
+        Self {
+            channels: shares.iter().map(|(channel, _)| channel.as_str()).collect(),
+            places: shares.iter().map(|(_, places)| i64::try_from(*places).unwrap_or(i64::MAX)).collect(),
+            lease_ms: i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+        }
+    }
+}
+
 impl Store {
+    /// Urgencies and channels of which something is due: most turns of a worker find one or
+    /// two, and need not ask for the others.
+    ///
+    /// # Errors
+    /// As [`RecordError`] tells.
+    pub async fn due_kinds(&self) -> Result<Vec<(Urgency, Channel)>, RecordError> {
+        const NAME: &str = "due_kinds";
+        let begun = Instant::now();
+        let client = self.client().await?;
+        let statement = client.prepare_cached(DUE_KINDS).await.map_err(RecordError::at(NAME))?;
+        let channels: Vec<&str> = Channel::ALL.iter().map(|channel| channel.as_str()).collect();
+        let urgencies: Vec<&str> = Urgency::ALL.iter().map(|urgency| urgency.as_str()).collect();
+        let rows = client.query(&statement, &[&channels, &urgencies]).await.map_err(RecordError::at(NAME))?;
+        metrics::statement(NAME, rows.len(), begun.elapsed());
+        let kind = |row| Ok((word(row, "urgency", Urgency::parse)?, word(row, "channel", Channel::parse)?));
+        rows.iter().map(kind).collect()
+    }
+
     /// Claims due rows of an urgency for `lease`: of each channel as many as its share says.
     ///
     /// # Errors
@@ -130,12 +180,12 @@ impl Store {
         let begun = Instant::now();
         let client = self.client().await?;
         let statement = client.prepare_cached(CLAIM_DUE).await.map_err(RecordError::at(NAME))?;
-        let channels: Vec<&str> = shares.iter().map(|(channel, _)| channel.as_str()).collect();
-        let places: Vec<i64> =
-            shares.iter().map(|(_, places)| i64::try_from(*places).unwrap_or(i64::MAX)).collect();
-        let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        let shares = Shares::new(shares, lease);
         let rows = client
-            .query(&statement, &[&channels, &self.owner.0, &lease_ms, &places, &urgency.as_str()])
+            .query(
+                &statement,
+                &[&shares.channels, &self.owner.0, &shares.lease_ms, &shares.places, &urgency.as_str()],
+            )
             .await
             .map_err(RecordError::at(NAME))?;
         metrics::statement(NAME, rows.len(), begun.elapsed());

@@ -16,6 +16,7 @@ pub mod conflict;
 pub mod depth;
 pub mod digest;
 pub mod due;
+mod due_plan;
 pub mod error;
 mod escalations;
 pub mod explain;

@@ -17,10 +17,18 @@ use crate::workers::rounds::TURN_TIME;
 /// # Errors
 /// When the configuration cannot be used, or an invariant breaks.
 pub async fn run(ctx: Context) -> anyhow::Result<()> {
+    let providers = Providers::from_config(&ctx.config)?;
+    run_with(ctx, providers).await
+}
+
+/// As [`run`], with given providers; for benchmarks of everything around them.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(ctx: Context, providers: Providers) -> anyhow::Result<()> {
     let config = &ctx.config;
     let store = wiring::store(&ctx)?;
     wiring::probe_database(&ctx, &store);
-    let providers = Providers::from_config(config)?;
     let mut workers = Workers::new(&ctx);
     let (dispatcher, recorders) =
         wiring::dispatcher(&ctx, &store, &workers.fatal, providers, "wrk-notifications")?;

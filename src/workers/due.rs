@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -22,6 +23,8 @@ use crate::record::{DueDelivery, RecordError, Recorded, Store};
 
 /// Longest pause while the database is away.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(2);
+/// Batches that wait, claimed, while one is handed over.
+const CLAIMED_AHEAD: usize = 1;
 /// Longest wait for a place in one turn: outcomes that wait for the database keep theirs,
 /// and are no reason to restart the process.
 const PLACE_WAIT: Duration = Duration::from_secs(30);
@@ -46,24 +49,44 @@ impl DueWorker {
     /// Runs until `shutdown`, then waits for what has begun. A broken invariant
     /// cancels `fatal`. `turned` is told of each turn.
     pub async fn run(self, turned: Turned, shutdown: CancellationToken, fatal: CancellationToken) {
-        let in_flight_max = u32::try_from(self.config.in_flight_max).unwrap_or(u32::MAX);
         let places = Places::new(self.config.in_flight_max);
-        let idle = Duration::from_millis(self.config.poll_interval_ms);
         let this = Arc::new(self);
+        let (batches, queue) = mpsc::channel(CLAIMED_AHEAD);
+        tokio::join!(
+            this.claim_all(&places, batches, &turned, &shutdown, &fatal),
+            this.hand_over_all(queue, &shutdown, &fatal)
+        );
+        if fatal.is_cancelled() {
+            return;
+        }
+        if tokio::time::timeout(this.drain_timeout, places.all_free()).await.is_err() {
+            warn!("the drain ran out of time; the leases of what is left run out");
+        }
+    }
+
+    /// Claims while there are places, until `shutdown`.
+    async fn claim_all(
+        &self,
+        places: &Places,
+        batches: mpsc::Sender<Batch>,
+        turned: &Turned,
+        shutdown: &CancellationToken,
+        fatal: &CancellationToken,
+    ) {
+        let idle = Duration::from_millis(self.config.poll_interval_ms);
         while !shutdown.is_cancelled() && !fatal.is_cancelled() {
             turned.now();
-            let pause = match this.turn(&places, &shutdown).await {
+            tokio::select! {
+                _ = tokio::time::timeout(PLACE_WAIT, places.some_free()) => {}
+                () = shutdown.cancelled() => return,
+                () = fatal.cancelled() => return,
+            }
+            let pause = match self.turn(places, &batches).await {
                 Ok(0) => idle,
                 Ok(_) => continue,
-                Err(error @ RecordError::Unavailable(_)) => {
-                    metrics::unavailable("postgres");
-                    warn!(%error, "due deliveries wait");
+                Err(error) => {
+                    tell(&error, fatal);
                     UNAVAILABLE_PAUSE
-                }
-                Err(error @ RecordError::Bug(_)) => {
-                    error!(%error, "due deliveries cannot be claimed; the process ends");
-                    fatal.cancel();
-                    return;
                 }
             };
             tokio::select! {
@@ -71,29 +94,23 @@ impl DueWorker {
                 // More may be due than bulk or a channel had places for.
                 () = places.share_freed() => {}
                 () = shutdown.cancelled() => {}
+                () = fatal.cancelled() => {}
             }
-        }
-        let drained = tokio::time::timeout(this.drain_timeout, places.all_free(in_flight_max)).await;
-        if drained.is_err() {
-            warn!("the drain ran out of time; the leases of what is left run out");
         }
     }
 
-    /// Claims and hands over what fits, the most urgent first. The number of rows that
+    /// Claims what there are places for, the most urgent first. The number of rows that
     /// were due.
-    async fn turn(
-        self: &Arc<Self>,
-        places: &Places,
-        shutdown: &CancellationToken,
-    ) -> Result<usize, RecordError> {
-        let free = tokio::time::timeout(PLACE_WAIT, places.some(self.config.batch_max_rows)).await;
-        let Ok(Some(mut any)) = free else { return Ok(0) };
+    async fn turn(&self, places: &Places, batches: &mpsc::Sender<Batch>) -> Result<usize, RecordError> {
+        let kinds = self.store.due_kinds().await?;
         let mut taken = 0;
+        // Channels of which nothing more urgent may be due.
+        let mut open = Channel::ALL.to_vec();
         for &urgency in Urgency::ALL.iter().rev() {
-            // A channel that had fewer rows than its share leaves the rest to the others.
-            let mut channels = Channel::ALL.to_vec();
-            while !channels.is_empty() && any.num_permits() > 0 {
-                let mut shares = places.shares(urgency, &channels, any.num_permits());
+            let mut channels = open.clone();
+            channels.retain(|channel| kinds.contains(&(urgency, *channel)));
+            while !channels.is_empty() && taken < self.config.batch_max_rows {
+                let mut shares = places.shares(urgency, &channels, self.config.batch_max_rows - taken);
                 let wanted = shares.wanted();
                 if wanted.is_empty() {
                     break;
@@ -104,29 +121,52 @@ impl DueWorker {
                 let full = |(channel, share): &(Channel, usize)| {
                     due.iter().filter(|one| one.channel == *channel).count() == *share
                 };
-                channels = wanted.iter().filter(|one| full(one)).map(|(channel, _)| *channel).collect();
+                let full: Vec<_> =
+                    wanted.iter().filter(|one| full(one)).map(|(channel, _)| *channel).collect();
                 let due: Vec<(DueDelivery, Place)> = due
                     .into_iter()
-                    .filter_map(|one| Some((shares.place(one.channel, &mut any)?, one)))
+                    .filter_map(|one| Some((shares.place(one.channel)?, one)))
                     .map(|(place, one)| (one, place))
                     .collect();
-                self.hand_over(due, lease_from + self.lease, shutdown).await?;
+                if !due.is_empty() {
+                    metrics::due_claimed(due.len() as u64);
+                    // Whoever takes them ends after this.
+                    let _ = batches.send(Batch { due, lease_until: lease_from + self.lease }).await;
+                }
+                if full.len() == wanted.len() {
+                    open.retain(|channel| !full.contains(channel));
+                    break;
+                }
+                // A channel that had fewer rows than its share leaves the rest to the others.
+                channels = full;
             }
         }
         Ok(taken)
     }
 
+    /// Hands over one batch after the other, while the next one is claimed.
+    async fn hand_over_all(
+        self: &Arc<Self>,
+        mut batches: mpsc::Receiver<Batch>,
+        shutdown: &CancellationToken,
+        fatal: &CancellationToken,
+    ) {
+        while let Some(batch) = batches.recv().await {
+            if let Err(error) = self.hand_over(batch, shutdown).await {
+                tell(&error, fatal);
+                // What was claimed meanwhile waits, and nothing more is claimed.
+                let _ = tokio::time::timeout(UNAVAILABLE_PAUSE, shutdown.cancelled()).await;
+            }
+        }
+    }
+
     /// Looks at claimed rows once more, and sends what is still to be sent.
     async fn hand_over(
         self: &Arc<Self>,
-        due: Vec<(DueDelivery, Place)>,
-        lease_until: Instant,
+        batch: Batch,
         shutdown: &CancellationToken,
     ) -> Result<(), RecordError> {
-        if due.is_empty() {
-            return Ok(());
-        }
-        metrics::due_claimed(due.len() as u64);
+        let Batch { due, lease_until } = batch;
         let facts = match self.facts(&due).await {
             Ok(facts) => facts,
             Err(error) => {
@@ -296,6 +336,25 @@ impl DueWorker {
             LookUp::Unavailable(_) | LookUp::Unsupported => dispatch::never_known(&assignment),
         };
         self.record(recorded, outcome, place).await;
+    }
+}
+
+/// Rows that were claimed together.
+struct Batch {
+    due: Vec<(DueDelivery, Place)>,
+    lease_until: Instant,
+}
+
+fn tell(error: &RecordError, fatal: &CancellationToken) {
+    match error {
+        RecordError::Unavailable(_) => {
+            metrics::unavailable("postgres");
+            warn!(%error, "due deliveries wait");
+        }
+        RecordError::Bug(_) => {
+            error!(%error, "due deliveries cannot be worked on; the process ends");
+            fatal.cancel();
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod cases;
 pub mod claim;
 pub mod conflict;
 pub mod depth;
+pub mod diagnosis;
 pub mod digest;
 pub mod due;
 mod due_plan;

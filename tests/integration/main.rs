@@ -21,6 +21,7 @@ mod callbacks;
 mod clock_changes;
 mod dead_letter_tools;
 mod dependency_away;
+mod doctor;
 mod due_claims;
 mod due_depth;
 mod email_events;

@@ -46,6 +46,7 @@ pub mod stale;
 pub mod store;
 pub mod ticks;
 pub mod ticks_list;
+mod traces;
 pub mod unmatched;
 pub mod updates;
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::process::Output;
 
+use patient_notify::config::Config;
 use serde_json::Value;
 
 use crate::harness::{World, free_address};
@@ -11,6 +12,13 @@ use crate::jobs::execute;
 use crate::tools::tool_with;
 
 const CANARY: &str = "canary-doctor-password";
+
+/// With the configuration whole, the providers' sections too.
+async fn doctor(world: &World, config: &Config, arguments: &[&str]) -> Output {
+    let file = world.file_of(config);
+    let arguments = [&["doctor", "--config", file.to_str().unwrap()], arguments].concat();
+    tool_with(config, &arguments, &[]).await
+}
 
 /// Grade and text of each check.
 fn findings(output: &Output) -> BTreeMap<String, (String, String)> {
@@ -27,7 +35,7 @@ fn findings(output: &Output) -> BTreeMap<String, (String, String)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_doctor_finds_nothing_where_nothing_is_broken() {
     let world = World::full_size().await;
-    let output = tool_with(&world.config, &["doctor", "--json"], &[]).await;
+    let output = doctor(&world, &world.config, &["--json"]).await;
     let found = findings(&output);
     assert!(output.status.success(), "{found:?}");
     assert!(found.values().all(|(grade, _)| grade == "ok"), "{found:?}");
@@ -63,7 +71,7 @@ async fn each_fault_has_its_name_and_what_mends_it() {
     config.email.smtp_port = free_address().rsplit_once(':').unwrap().1.parse().unwrap();
     config.push.enabled = false;
 
-    let output = tool_with(&config, &["doctor", "--json"], &[]).await;
+    let output = doctor(&world, &config, &["--json"]).await;
     assert_eq!(output.status.code(), Some(1));
     let found = findings(&output);
     let expected = [
@@ -89,7 +97,7 @@ async fn each_fault_has_its_name_and_what_mends_it() {
     config.kafka.bootstrap_servers = free_address();
     config.registry.url = format!("http://{}", free_address());
     config.postgres.url = format!("postgres://{user}:{CANARY}@{}/nothing", free_address()).into();
-    let output = tool_with(&config, &["doctor"], &[]).await;
+    let output = doctor(&world, &config, &[]).await;
     assert_eq!(output.status.code(), Some(1));
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -60,6 +60,7 @@ mod templates;
 mod the_stack_leaves_nothing;
 mod tools;
 mod topics_admin;
+mod traces;
 mod unsubscribe;
 mod updates;
 mod verification;

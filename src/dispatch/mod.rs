@@ -23,7 +23,8 @@ use tracing::warn;
 
 use crate::deliver::{Message, Providers, Renderer, SendOutcome};
 use crate::domain::{
-    Channel, DeliveryId, NotificationId, Outcome, Purpose, Reason, RecipientId, Redacted, State, Strategy, Urgency,
+    Channel, DeliveryId, NotificationId, Outcome, Purpose, Reason, RecipientId, Redacted, State, Strategy,
+    Urgency,
 };
 use crate::metrics;
 use crate::plan::RetryPolicy;

@@ -33,7 +33,9 @@ struct Pipeline {
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// The endpoint cannot be used.
-    #[error("traces.otlp_endpoint cannot be used: {0}; give http://host:port of a collector's gRPC receiver, or nothing")]
+    #[error(
+        "traces.otlp_endpoint cannot be used: {0}; give http://host:port of a collector's gRPC receiver, or nothing"
+    )]
     Endpoint(#[from] opentelemetry_otlp::ExporterBuildError),
 }
 

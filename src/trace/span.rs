@@ -152,7 +152,8 @@ impl Span {
 impl Open {
     fn into_data(self, failed: Option<&'static str>) -> SpanData {
         let Self { context, own_id, is_remote, name, kind, begun, ended, mut attributes } = self;
-        let parent = if context.span_id == own_id { SpanId::INVALID } else { SpanId::from_bytes(context.span_id) };
+        let parent =
+            if context.span_id == own_id { SpanId::INVALID } else { SpanId::from_bytes(context.span_id) };
         let status = failed.map_or(Status::Unset, |why| {
             attributes.push(KeyValue::new("error.type", why));
             Status::error(why)

@@ -141,7 +141,11 @@ impl StatusRelay {
             .with("sequence", i64::from(change.sequence))
             .with("state", change.state.as_str())
             .with("reason", change.reason.as_str());
-        if sent.is_ok() { span.end() } else { span.fail("kafka") }
+        if sent.is_ok() {
+            span.end()
+        } else {
+            span.fail("kafka")
+        }
         sent
     }
 }

@@ -5,14 +5,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use patient_notify::api::proto;
 use patient_notify::api::proto::notification_service_client::NotificationServiceClient;
-use patient_notify::domain::{Channel, ReceiptStatus};
+use patient_notify::domain::{Channel, DeliveryId, NotificationId, ReceiptStatus};
 use patient_notify::sandbox::ChannelFaults;
 use patient_notify::topic::names::NOTIFICATION_STATUS;
 use prost::Message as _;
@@ -23,7 +27,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::front::{front_with, until_state, wish};
-use crate::harness::{World, delivery_of, eventually, receipt, sms_only};
+use crate::harness::{World, eventually, receipt, sms_only};
 use crate::tools::read_topic;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -102,8 +106,10 @@ async fn one_trace_from_the_call_to_the_status_and_failures_always() {
     let mut request = Request::new(wish("sampled", 1));
     request.metadata_mut().insert("traceparent", format!("00-{TRACE}-{PARENT}-01").parse().unwrap());
     let sent = client.send(request).await.unwrap().into_inner();
+    let id = NotificationId(Uuid::try_parse(&sent.notification_id).unwrap());
+    let delivery = DeliveryId::for_channel(id, Channel::Sms);
     until_state(&mut client, &sent, proto::State::Sent).await;
-    world.publish_updates(&[receipt(delivery_of("sampled", Channel::Sms), ReceiptStatus::Delivered)]).await;
+    world.publish_updates(&[receipt(delivery, ReceiptStatus::Delivered)]).await;
     until_state(&mut client, &sent, proto::State::Delivered).await;
 
     let send = "/patientnotify.v1.NotificationService/Send";
@@ -139,10 +145,9 @@ async fn one_trace_from_the_call_to_the_status_and_failures_always() {
     world.sandbox.faults.set(Channel::Sms, ChannelFaults { fail_percent: 100, ..ChannelFaults::default() });
     let sent = client.send(wish("unsampled", 2)).await.unwrap().into_inner();
     let own = Uuid::try_parse(&sent.notification_id).unwrap();
-    let failed = eventually("the failure is kept", DEADLINE, async || {
-        collector.of(own.as_bytes()).remove("deliver")
-    })
-    .await;
+    let failed =
+        eventually("the failure is kept", DEADLINE, async || collector.of(own.as_bytes()).remove("deliver"))
+            .await;
     assert_eq!(failed.1.status.unwrap().code, i32::from(StatusCode::Error));
     world.sandbox.faults.clear();
     until_state(&mut client, &sent, proto::State::Sent).await;

@@ -5,6 +5,7 @@ mod seats;
 pub mod stream;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::{self, HeaderMap};
@@ -15,6 +16,8 @@ use tonic::Code;
 use tonic::body::Body;
 
 use super::error::ApiError;
+use super::publisher::PublishError;
+use super::token::Position;
 use super::traced::Traced;
 use crate::metrics;
 use seats::{Seat, Seats};
@@ -31,42 +34,74 @@ pub(super) type Request = http::Request<Body>;
 pub(super) type Response = http::Response<Body>;
 
 /// When a call must be answered.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Deadline {
     begun: Instant,
     end: Instant,
+    /// Is the broker what is waited for just now? Nobody looks where nobody ends the call.
+    at_broker: Option<Arc<AtomicBool>>,
 }
 
 impl Deadline {
     fn after(timeout: Duration, longest: Duration) -> Self {
         let begun = Instant::now();
-        Self { begun, end: begun + timeout.min(longest) }
+        Self { begun, end: begun + timeout.min(longest), at_broker: None }
+    }
+
+    /// Of a call that is ended here.
+    fn looked_at(self) -> Self {
+        Self { at_broker: Some(Arc::default()), ..self }
     }
 
     /// The deadline of a call that came through `call`.
     #[must_use]
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
-        request.extensions().get().copied().unwrap_or_else(|| Self::after(CALL_MAX, CALL_MAX))
+        request.extensions().get().cloned().unwrap_or_else(|| Self::after(CALL_MAX, CALL_MAX))
     }
 
     /// Has it come too late?
-    fn has_passed(self) -> bool {
+    fn has_passed(&self) -> bool {
         Instant::now() >= self.end
     }
 
     /// Until when the work may last: a little less than the deadline, at most a tenth.
     #[must_use]
-    pub fn for_work(self) -> Instant {
+    pub fn for_work(&self) -> Instant {
         self.end - self.way_back()
     }
 
     /// When a call that is not answered is ended. The server below ends it at its
     /// deadline too, with CANCELLED and nothing else: we come before.
-    fn for_answer(self) -> Instant {
+    fn for_answer(&self) -> Instant {
         self.end - self.way_back() / 2
     }
 
-    fn way_back(self) -> Duration {
+    /// Waits for the broker's acknowledgement for as long as the call lasts. Should it be
+    /// ended meanwhile, the caller is told for whom it has waited.
+    pub(super) async fn at_broker(
+        &self,
+        publishing: impl Future<Output = Result<Position, PublishError>>,
+    ) -> Result<Position, PublishError> {
+        let Some(at_broker) = &self.at_broker else {
+            return timeout_at(self.for_work(), publishing)
+                .await
+                .unwrap_or_else(|_| Err(PublishError::late()));
+        };
+        at_broker.store(true, Ordering::Relaxed);
+        let published = publishing.await;
+        at_broker.store(false, Ordering::Relaxed);
+        published
+    }
+
+    /// What a call that is ended is told.
+    fn over(&self) -> ApiError {
+        match &self.at_broker {
+            Some(at_broker) if at_broker.load(Ordering::Relaxed) => PublishError::late().into(),
+            _ => ApiError::DeadlineExceeded,
+        }
+    }
+
+    fn way_back(&self) -> Duration {
         WAY_BACK.min((self.end - self.begun) / 10)
     }
 }
@@ -116,18 +151,19 @@ pub(super) async fn call<Answering: Future<Output = Response>>(
     mut request: Request,
     next: impl FnOnce(Request) -> Answering,
 ) -> Response {
-    let deadline = Deadline::after(timeout(request.headers()).unwrap_or(CALL_MAX), CALL_MAX);
+    let longest = timeout(request.headers()).unwrap_or(CALL_MAX);
+    let deadline = Deadline::after(longest, CALL_MAX).looked_at();
     let traced = Traced::begin(method, request.headers());
     let answer = match bounds.calls.try_acquire() {
         // Nobody waits for it any more.
         _ if deadline.has_passed() => refusal(ApiError::DeadlineExceeded),
         Ok(_place) => {
-            request.extensions_mut().insert(deadline);
+            request.extensions_mut().insert(deadline.clone());
             let answered = match &traced {
                 Some(traced) => timeout_at(deadline.for_answer(), traced.run(next(request))).await,
                 None => timeout_at(deadline.for_answer(), next(request)).await,
             };
-            answered.unwrap_or_else(|_| refusal(ApiError::DeadlineExceeded))
+            answered.unwrap_or_else(|_| refusal(deadline.over()))
         }
         Err(_) => refusal(ApiError::Overloaded),
     };

@@ -57,7 +57,7 @@ pub mod traced;
 pub mod validate;
 pub mod webhooks;
 
-pub use publisher::{Outgoing, PublishError, Publisher};
+pub use publisher::{Outgoing, PublishError, Publisher, Until};
 pub use token::Position;
 
 /// Services whose health is told by name; the empty name is the whole server.

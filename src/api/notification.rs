@@ -25,7 +25,7 @@ use super::error::ApiError;
 use super::guard::Deadline;
 use super::guard::stream::Stopping;
 use super::proto;
-use super::publisher::Publisher;
+use super::publisher::{Publisher, Until};
 use super::token::{Awaited, Position, Token};
 use crate::domain::NotificationId;
 use crate::record::read::{self, NotificationView};
@@ -76,11 +76,11 @@ impl Notifications {
     async fn take_over(
         &self,
         message: proto::NotificationServiceSendRequest,
-        caller: &str,
+        caller: String,
         allowance: &Allowance,
-        until: Instant,
+        until: impl Into<Until<'_>>,
     ) -> Result<proto::NotificationServiceSendResponse, ApiError> {
-        let requested = send::requested(message, caller.to_owned(), Timestamp::now(), self.schedule_max)?;
+        let requested = send::requested(message, caller, Timestamp::now(), self.schedule_max)?;
         let id = NotificationId::for_request(&requested.caller, &requested.idempotency_key);
         let print = self.recent.print(&requested);
         self.recent.check(id, &print)?;
@@ -126,7 +126,7 @@ impl proto::notification_service_server::NotificationService for Notifications {
     ) -> Result<Response<proto::NotificationServiceSendResponse>, Status> {
         let deadline = Deadline::of(&request);
         let (caller, allowance) = (Caller::of(&request)?.name, Allowance::of(&request));
-        let sent = self.take_over(request.into_inner(), &caller, &allowance, deadline.for_work()).await?;
+        let sent = self.take_over(request.into_inner(), caller, &allowance, &deadline).await?;
         Ok(Response::new(sent))
     }
 
@@ -197,7 +197,7 @@ impl proto::notification_service_server::NotificationService for Notifications {
         let deadline = Deadline::of(&request);
         let caller = Caller::of(&request)?;
         let (update, id) = update::cancelled(request.get_ref(), &caller, Timestamp::now())?;
-        let position = self.publisher.publish(update, deadline.for_work()).await.map_err(ApiError::from)?;
+        let position = self.publisher.publish(update, &deadline).await.map_err(ApiError::from)?;
         Ok(Response::new(proto::NotificationServiceCancelResponse {
             consistency_token: token(position, Awaited::Cancelled, id),
         }))
@@ -210,7 +210,7 @@ impl proto::notification_service_server::NotificationService for Notifications {
         let deadline = Deadline::of(&request);
         let caller = Caller::of(&request)?.name;
         let (update, id, engagement) = update::engaged(request.get_ref(), caller, Timestamp::now())?;
-        let position = self.publisher.publish(update, deadline.for_work()).await.map_err(ApiError::from)?;
+        let position = self.publisher.publish(update, &deadline).await.map_err(ApiError::from)?;
         Ok(Response::new(proto::NotificationServiceMarkReadResponse {
             consistency_token: token(position, Awaited::Engaged(engagement), id),
         }))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
+use super::guard::Deadline;
 use super::token::Position;
 use crate::domain::{NotificationRequested, NotificationUpdate};
 
@@ -21,6 +22,34 @@ pub enum PublishError {
     /// Broker or schema refuse this record for good: a fault of ours or of the set-up.
     #[error("record was refused: {0}")]
     Refused(String),
+}
+
+impl PublishError {
+    /// Nothing came within the time that there was.
+    pub(super) fn late() -> Self {
+        Self::Broker("no acknowledgement before the deadline".to_owned())
+    }
+}
+
+/// Until when an acknowledgement is waited for.
+#[derive(Debug)]
+pub enum Until<'a> {
+    /// Until then.
+    Instant(Instant),
+    /// Until its call is ended, by whoever bounds it: a timer less for each call.
+    Call(&'a Deadline),
+}
+
+impl From<Instant> for Until<'_> {
+    fn from(instant: Instant) -> Self {
+        Self::Instant(instant)
+    }
+}
+
+impl<'a> From<&'a Deadline> for Until<'a> {
+    fn from(deadline: &'a Deadline) -> Self {
+        Self::Call(deadline)
+    }
 }
 
 /// What a call asks to be published.
@@ -66,10 +95,18 @@ impl Publisher {
     /// # Errors
     /// What the way to the broker says; after any error but `Refused` the record may
     /// still arrive, which is harmless because its id follows from the call.
-    pub async fn publish(&self, what: impl Into<Outgoing>, until: Instant) -> Result<Position, PublishError> {
-        timeout_at(until, (self.0)(what.into())).await.unwrap_or_else(|_| {
-            Err(PublishError::Broker("no acknowledgement before the deadline".to_owned()))
-        })
+    pub async fn publish(
+        &self,
+        what: impl Into<Outgoing>,
+        until: impl Into<Until<'_>>,
+    ) -> Result<Position, PublishError> {
+        let publishing = (self.0)(what.into());
+        match until.into() {
+            Until::Instant(until) => {
+                timeout_at(until, publishing).await.unwrap_or_else(|_| Err(PublishError::late()))
+            }
+            Until::Call(deadline) => deadline.at_broker(publishing).await,
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //! in the registry. Nothing is registered here: that is `schemas apply`.
 
 mod alike;
+mod binary;
+mod request;
 
 pub use alike::Alike;
 
@@ -107,8 +109,9 @@ impl Encoder {
         topic: &Topic,
         event: &NotificationRequested,
     ) -> Result<Vec<u8>, EncodeError> {
-        let id = self.schema_id(topic).await?;
-        wire(&NOTIFICATION, id, &Notification::of(event), "NotificationRequested")
+        let mut bytes = headed(self.schema_id(topic).await?);
+        let fits = request::put(&mut bytes, event);
+        fits.map(|()| bytes).ok_or(EncodeError::Unencodable { record: "NotificationRequested" })
     }
 
     /// A value for `pat.notification-updates.v1`.
@@ -136,7 +139,6 @@ impl Encoder {
 type Writer = GenericDatumWriter<'static>;
 
 static TEST_RESULT: LazyLock<Writer> = LazyLock::new(|| writer(contract::TEST_RESULTS));
-static NOTIFICATION: LazyLock<Writer> = LazyLock::new(|| writer(contract::NOTIFICATIONS));
 static UPDATE: LazyLock<Writer> = LazyLock::new(|| writer(contract::NOTIFICATION_UPDATES));
 static STATUS: LazyLock<Writer> = LazyLock::new(|| writer(contract::NOTIFICATION_STATUS));
 
@@ -147,15 +149,21 @@ fn writer(schema: &'static str) -> Writer {
     GenericDatumWriter::builder(schema).build().expect(SOUND)
 }
 
+/// A record's beginning in the registry's wire format: a zero, and the schema's id.
+fn headed(id: u32) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(192);
+    bytes.push(0);
+    bytes.extend_from_slice(&id.to_be_bytes());
+    bytes
+}
+
 fn wire(
     writer: &Writer,
     id: u32,
     record: &impl Serialize,
     name: &'static str,
 ) -> Result<Vec<u8>, EncodeError> {
-    let mut bytes = Vec::with_capacity(192);
-    bytes.push(0);
-    bytes.extend_from_slice(&id.to_be_bytes());
+    let mut bytes = headed(id);
     // The library's error may quote the value: it must not be passed on.
     writer.write_ser(&mut bytes, record).map_err(|_| EncodeError::Unencodable { record: name })?;
     Ok(bytes)
@@ -191,41 +199,6 @@ impl<'a> TestResult<'a> {
             urgency: Symbol(urgency),
             released_at: Millis(event.released_at),
             available_at: Millis(event.available_at),
-        }
-    }
-}
-
-#[derive(serde::Serialize)]
-struct Notification<'a> {
-    caller: &'a str,
-    idempotency_key: &'a str,
-    patient_id: &'a str,
-    recipient: Option<&'a str>,
-    purpose: Symbol,
-    urgency: Symbol,
-    channels: Vec<Symbol>,
-    strategy: Symbol,
-    send_at: Option<Millis>,
-    expires_at: Option<Millis>,
-    variables: Variables<'a>,
-    requested_at: Millis,
-}
-
-impl<'a> Notification<'a> {
-    fn of(event: &'a NotificationRequested) -> Self {
-        Self {
-            caller: &event.caller,
-            idempotency_key: &event.idempotency_key,
-            patient_id: event.patient_id.as_str(),
-            recipient: event.recipient.as_deref(),
-            purpose: Symbol(event.purpose.as_str()),
-            urgency: Symbol(event.urgency.as_str()),
-            channels: event.channels.iter().map(|channel| Symbol(channel.as_str())).collect(),
-            strategy: Symbol(event.strategy.as_str()),
-            send_at: event.send_at.map(Millis),
-            expires_at: event.expires_at.map(Millis),
-            variables: Variables(event.variables.expose()),
-            requested_at: Millis(event.requested_at),
         }
     }
 }
@@ -372,14 +345,5 @@ struct Millis(Timestamp);
 impl Serialize for Millis {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_i64(self.0.as_millisecond())
-    }
-}
-
-/// Values by name.
-struct Variables<'a>(&'a [(String, String)]);
-
-impl Serialize for Variables<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
 }

@@ -85,7 +85,7 @@ pub(in crate::api) async fn run<Answering: Future<Output = Response>>(
         Some(asked) if asked <= STREAM_MAX => ApiError::DeadlineExceeded,
         _ => ApiError::StreamEnded,
     };
-    request.extensions_mut().insert(deadline);
+    request.extensions_mut().insert(deadline.clone());
     request.extensions_mut().insert(seat);
     request.extensions_mut().insert(Stopping(bounds.shutdown.clone()));
     let stop = bounds.shutdown.clone();

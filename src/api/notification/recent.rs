@@ -3,7 +3,7 @@
 //! the claim, and stands in the notification's reasons.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::hash::{BuildHasher as _, DefaultHasher, Hash as _, Hasher as _, RandomState};
 
 use parking_lot::Mutex;
 
@@ -28,7 +28,8 @@ const FIELDS: [&str; 9] = [
 pub(super) struct Print {
     /// Decides whether two requests are the same.
     whole: [u8; 32],
-    /// Tell which fields differ.
+    /// Tell which fields differ. Words and times stand for themselves, what a patient could
+    /// be known by is hashed with a key of this process.
     parts: [u32; FIELDS.len()],
 }
 
@@ -54,28 +55,26 @@ impl Recent {
     }
 
     pub(super) fn print(&self, request: &NotificationRequested) -> Print {
-        let hash = |part: &dyn Fn(&mut dyn std::hash::Hasher)| {
+        // Half of the hash is enough to name a field.
+        let hash = |text: &dyn Fn(&mut DefaultHasher)| {
             let mut hasher = self.hasher.build_hasher();
-            part(&mut hasher);
-            // Half of the hash is enough to name a field.
-            (std::hash::Hasher::finish(&hasher) & u64::from(u32::MAX)) as u32
+            text(&mut hasher);
+            hasher.finish() as u32
         };
-        fn feed(value: &impl Hash, mut hasher: &mut dyn std::hash::Hasher) {
-            value.hash(&mut hasher);
-        }
-        let millis = |time: Option<jiff::Timestamp>| time.map(jiff::Timestamp::as_millisecond);
+        let millis = |time: Option<jiff::Timestamp>| time.map_or(0, |time| fold(time.as_millisecond()));
+        let variables = request.variables.expose();
         Print {
             whole: request_fingerprint(request),
             parts: [
-                hash(&|h| feed(&request.patient_id, h)),
-                hash(&|h| feed(&request.recipient, h)),
-                hash(&|h| feed(&request.purpose, h)),
-                hash(&|h| feed(&request.urgency, h)),
-                hash(&|h| feed(&request.channels, h)),
-                hash(&|h| feed(&request.strategy, h)),
-                hash(&|h| feed(&millis(request.send_at), h)),
-                hash(&|h| feed(&millis(request.expires_at), h)),
-                hash(&|h| feed(request.variables.expose(), h)),
+                hash(&|hasher| request.patient_id.hash(hasher)),
+                request.recipient.as_ref().map_or(0, |recipient| hash(&|hasher| recipient.hash(hasher))),
+                request.purpose as u32,
+                request.urgency as u32,
+                request.channels.iter().fold(0, |all, &channel| (all << 4) | (channel as u32 + 1)),
+                request.strategy as u32,
+                millis(request.send_at),
+                millis(request.expires_at),
+                if variables.is_empty() { 0 } else { hash(&|hasher| variables.hash(hasher)) },
             ],
         }
     }
@@ -115,6 +114,11 @@ impl Recent {
         keys.prints.insert(id, print);
         keys.order.push_back(id);
     }
+}
+
+/// Both halves of a time in one: times that differ by less than 49 days differ here.
+const fn fold(millis: i64) -> u32 {
+    (millis as u32) ^ ((millis >> 32) as u32)
 }
 
 #[cfg(test)]

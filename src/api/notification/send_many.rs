@@ -200,7 +200,7 @@ pub(super) async fn run(
         let end = until.min(Instant::now() + CALL_MAX);
         under_way.push(async move {
             let result = match item.item {
-                Some(item) => service.take_over(item, &by.caller, &by.allowance, end).await,
+                Some(item) => service.take_over(item, by.caller.clone(), &by.allowance, end).await,
                 None => Err(ApiError::invalid("item", "is required")),
             };
             (index, result)

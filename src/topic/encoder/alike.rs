@@ -6,6 +6,7 @@
 
 use crate::domain::{NotificationRequested, PatientId};
 
+use super::binary::{length, long, optional, text};
 use super::{EncodeError, Encoder};
 use crate::topic::names::Topic;
 
@@ -82,32 +83,6 @@ impl Alike {
 
 /// Magic byte and schema id.
 const WIRE_HEAD_BYTES: usize = 5;
-
-/// Zigzag, seven bits a byte.
-fn long(bytes: &mut Vec<u8>, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
-    while rest >= 0x80 {
-        bytes.push((rest & 0x7f) as u8 | 0x80);
-        rest >>= 7;
-    }
-    bytes.push(rest as u8);
-}
-
-fn length(bytes: &mut Vec<u8>, length: usize) {
-    long(bytes, i64::try_from(length).unwrap_or(i64::MAX));
-}
-
-fn text(bytes: &mut Vec<u8>, text: &str) {
-    length(bytes, text.len());
-    bytes.extend_from_slice(text.as_bytes());
-}
-
-fn optional(bytes: &mut Vec<u8>, value: Option<&str>) {
-    long(bytes, i64::from(value.is_some()));
-    if let Some(value) = value {
-        text(bytes, value);
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -115,7 +115,7 @@ def custom_resource(file):
 
 def external_secrets(version):
     """ExternalSecret."""
-    folder = module("github.com/external-secrets/external-secrets", version) / "config/crd/bases"
+    folder = module("github.com/external-secrets/external-secrets", version) / "config/crds/bases"
     return {"version": version,
             "resources": custom_resource(folder / "external-secrets.io_externalsecrets.yaml")}
 

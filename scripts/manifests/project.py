@@ -24,13 +24,22 @@ class Project:
 
     @cached_property
     def topics(self):
-        """Partitions and reading group of each topic, by name."""
+        """Partitions, retention, reading group and schema's file of each topic, by name."""
         text = self._text("src/topic/names.rs")
-        found = re.findall(r'name: "([^"]+)",\s*partitions: (\d+),.*?group: (None|Some\("([^"]+)"\))', text, re.S)
-        topics = {name: {"partitions": int(count), "group": group or None} for name, count, _, group in found}
-        (dlq,) = re.findall(r"DLQ_PARTITIONS: i32 = (\d+)", text)
+        day_ms = 24 * 60 * 60 * 1000
+        topics = {}
+        for body in re.findall(r": Topic = Topic \{(.*?)\};", text, re.S):
+            field = dict(re.findall(r"(\w+): (.+?),\n", body))
+            (days,) = re.findall(r"(\d+) \* DAY_MS", field["retention_ms"])
+            group, schema = (re.findall(r'Some\("(.+?)"\)', field[key]) for key in ("group", "schema"))
+            topics[field["name"].strip('"')] = {
+                "partitions": int(field["partitions"]), "retention_ms": int(days) * day_ms,
+                "group": group[0] if group else None, "schema": schema[0] if schema else None}
+        (partitions,) = re.findall(r"DLQ_PARTITIONS: i32 = (\d+)", text)
+        (days,) = re.findall(r"DLQ_RETENTION_MS: i64 = (\d+) \* DAY_MS", text)
         for name in [name for name, topic in topics.items() if topic["group"]]:
-            topics[f"{name}.dlq"] = {"partitions": int(dlq), "group": None}
+            topics[f"{name}.dlq"] = {"partitions": int(partitions), "retention_ms": int(days) * day_ms,
+                                     "group": None, "schema": None}
         return topics
 
     @cached_property

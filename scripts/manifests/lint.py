@@ -12,35 +12,37 @@ import names
 import redpanda
 import scaling
 import schemas
-
 import workloads
 from project import Project
 from render import SETS, Manifests, render
 
-CHECKS = [schemas, names, workloads, availability, hidden, scaling, redpanda]
+CHECKS = [names, workloads, availability, hidden, scaling, redpanda, schemas]
+
 
 def faults(manifests, project):
     """Every fault of a set, in words."""
     for check in CHECKS:
         yield from check.check(manifests, project)
 
+
+def rendered_sets():
+    """All sets; what several have in common is rendered once."""
+    folders = {folder for parts in SETS.values() for folder in parts}
+    rendered = {folder: render(folder) for folder in sorted(folders)}
+    return [Manifests(name, [one for folder in parts for one in rendered[folder]]) for name, parts in SETS.items()]
+
+
 def main():
-    project, failed, rendered, told = Project(), 0, {}, set()
-    for name, folders in SETS.items():
-        for folder in folders:
-            rendered.setdefault(folder, render(folder))
-        manifests = Manifests(name, [one for folder in folders for one in rendered[folder]])
-        for fault in faults(manifests, project):
-            failed += 1
-            if fault not in told:
-                print(f"lint-manifests: {name}: {fault}", file=sys.stderr)
-            told.add(fault)
-    objects = sum(map(len, rendered.values()))
-    if failed:
-        print(f"lint-manifests: {len(told)} faults in {objects} objects", file=sys.stderr)
+    project, sets = Project(), rendered_sets()
+    found = {fault: manifests.name for manifests in reversed(sets) for fault in faults(manifests, project)}
+    for fault, name in reversed(found.items()):
+        print(f"lint-manifests: {name}: {fault}", file=sys.stderr)
+    if found:
+        print(f"lint-manifests: {len(found)} faults", file=sys.stderr)
         return 1
-    print(f"lint-manifests: {objects} objects of {len(rendered)} kustomizations are sound")
+    print(f"lint-manifests: {len(sets)} sets, {sum(len(one.objects) for one in sets)} objects, no fault")
     return 0
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -32,7 +32,9 @@ def render(folder):
     told = subprocess.run([kubectl(), "kustomize", ROOT / "deploy" / folder], capture_output=True, text=True)
     if told.returncode:
         raise SystemExit(f"lint-manifests: deploy/{folder} cannot be rendered:\n{told.stderr}")
-    return [one for one in yaml.safe_load_all(told.stdout) if one]
+    # The loader in C takes a tenth of the time.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [one for one in yaml.load_all(told.stdout, Loader=loader) if one]
 
 
 class Manifests:

@@ -5,6 +5,7 @@ Exit code 1, with a line a fault, when something is wrong.
 """
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import availability
 import hidden
@@ -27,8 +28,9 @@ def faults(manifests, project):
 
 def rendered_sets():
     """All sets; what several have in common is rendered once."""
-    folders = {folder for parts in SETS.values() for folder in parts}
-    rendered = {folder: render(folder) for folder in sorted(folders)}
+    folders = sorted({folder for parts in SETS.values() for folder in parts})
+    with ThreadPoolExecutor() as pool:
+        rendered = dict(zip(folders, pool.map(render, folders)))
     return [Manifests(name, [one for folder in parts for one in rendered[folder]]) for name, parts in SETS.items()]
 
 

@@ -15,13 +15,19 @@ CONSUMER = "consumer-test-result-notification"
 DEPLOYMENT = f"pat--notification--be--{CONSUMER}--prod"
 
 
+SETS = {}
+
+
+def setUpModule():  # unittest's name
+    """Renders once for all tests, which work on copies."""
+    SETS.update({one.name: one for one in rendered_sets()})
+
+
 class Broken(unittest.TestCase):
     """One fault at a time in a copy of what is rendered."""
 
-    @classmethod
-    def setUpClass(cls):
-        cls.project = Project()
-        cls.sets = {one.name: one for one in rendered_sets()}
+    project = Project()
+    sets = SETS
 
     def setUp(self):
         sound = self.sets["prod with simple"]

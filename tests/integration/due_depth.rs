@@ -66,3 +66,29 @@ async fn metrics_tell_a_depth_and_that_it_is_gone() {
     eventually("it is told to be gone", SOON, async || is(0.0).await).await;
     assert!(worker.lock().await.metric(&age).await.abs() < f64::EPSILON);
 }
+
+/// What the autoscaler sees: due rows a lane.
+async fn seen(world: &World) -> (i64, i64) {
+    let client = world.pool.get().await.unwrap();
+    let rows = client.query("SELECT lane, due FROM scaler_due_deliveries", &[]).await.unwrap();
+    let of = |lane: &str| rows.iter().find(|row| row.get::<_, &str>("lane") == lane).unwrap().get("due");
+    (of("urgent"), of("bulk"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_autoscaler_sees_what_is_due_now_and_only_as_far_as_it_can_use() {
+    let world = World::new().await;
+    assert_eq!(seen(&world).await, (0, 0));
+    for rows in [
+        deliveries(3, "critical", "temporary_failure", 600),
+        deliveries(2, "normal", "dispatching", 600),
+        deliveries(7, "bulk", "queued", 60),
+        deliveries(5, "critical", "held", -3_600),
+    ] {
+        execute(&world, &rows).await;
+    }
+    assert_eq!(seen(&world).await, (5, 7), "what waits on purpose adds no pods; a dead owner's claim does");
+    execute(&world, &deliveries(20_000, "high", "queued", 60)).await;
+    execute(&world, &deliveries(35_000, "bulk", "queued", 60)).await;
+    assert_eq!(seen(&world).await, (15_000, 30_000), "no more is counted than the most pods need");
+}

@@ -41,6 +41,7 @@ pub mod health;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;
+pub mod trace;
 
 pub mod cli;
 pub mod dev;

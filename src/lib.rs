@@ -42,6 +42,7 @@ pub mod lag;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;
+pub mod trace;
 
 pub mod cli;
 pub mod dev;

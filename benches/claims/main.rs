@@ -5,7 +5,7 @@
 //!
 //! `make bench` runs it on a stack of its own. Worker, bare loop and PostgreSQL share the
 //! machine. `BENCH_DELIVERIES` sets how many are due in the first part (default 100,000),
-//! `PATIENT_NOTIFY_BENCH_DUE_ROWS` how many rows there are in the second one (default
+//! `BENCH_DUE_ROWS` how many rows there are in the second one (default
 //! 200,000; 0 leaves it out), `BENCH_ROUNDS` how often they take turns (default 3).
 
 #![allow(
@@ -38,7 +38,7 @@ fn setting(name: &str, default: u64) -> anyhow::Result<u64> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let deliveries = setting("BENCH_DELIVERIES", 100_000)?;
-    let many_rows = setting("PATIENT_NOTIFY_BENCH_DUE_ROWS", 200_000)?;
+    let many_rows = setting("BENCH_DUE_ROWS", 200_000)?;
     let rounds = setting("BENCH_ROUNDS", 3)?;
     metrics::init("bench")?;
     let config = stack::prepare().await?;

@@ -30,19 +30,19 @@ pub struct Round {
 /// Connections to one server.
 pub struct Callers {
     channels: Vec<Channel>,
-    token: Option<MetadataValue<Ascii>>,
+    token: MetadataValue<Ascii>,
     /// No two calls of a run have the same key.
     next: Arc<AtomicU64>,
 }
 
 impl Callers {
-    pub async fn new(server: SocketAddr, token: Option<&str>) -> anyhow::Result<Self> {
+    pub async fn new(server: SocketAddr, token: &str) -> anyhow::Result<Self> {
         let mut channels = Vec::with_capacity(CONNECTIONS);
         for _ in 0..CONNECTIONS {
             let endpoint = Endpoint::from_shared(format!("http://{server}"))?.tcp_nodelay(true);
             channels.push(endpoint.connect().await?);
         }
-        let token = token.map(|token| format!("Bearer {token}").parse()).transpose()?;
+        let token = format!("Bearer {token}").parse()?;
         Ok(Self { channels, token, next: Arc::default() })
     }
 
@@ -67,16 +67,14 @@ impl Callers {
 
 async fn call(
     mut client: NotificationServiceClient<Channel>,
-    token: Option<MetadataValue<Ascii>>,
+    token: MetadataValue<Ascii>,
     next: Arc<AtomicU64>,
     until: Instant,
 ) -> anyhow::Result<Histogram<u64>> {
     let mut waits = Histogram::new_with_max(LONGEST_MS * 1000, 3)?;
     while Instant::now() < until {
         let mut request = Request::new(wish(next.fetch_add(1, Ordering::Relaxed)));
-        if let Some(token) = &token {
-            request.metadata_mut().insert("authorization", token.clone());
-        }
+        request.metadata_mut().insert("authorization", token.clone());
         let begun = Instant::now();
         client.send(request).await.context("a call was not answered with OK")?;
         waits.saturating_record(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));

@@ -2,7 +2,9 @@
 //! bare tonic handler that awaits the same produce, in the same run.
 //!
 //! `make bench` runs it on a stack of its own. Callers, both servers and the brokers
-//! share the machine. `BENCH_SECONDS` sets the length of one round (default 6).
+//! share the machine. Both get the same requests, the token too, which the bare one does
+//! not look at: what differs is the server. `BENCH_SECONDS` sets the length of one round
+//! (default 6).
 
 #![allow(
     clippy::print_stdout,
@@ -37,8 +39,8 @@ async fn main() -> anyhow::Result<()> {
     let config = stack::prepare().await?;
     let front = front::Front::start(config.clone()).await?;
     let bare = bare::start(&config).await?;
-    let to_front = Callers::new(front.address, Some(&front.token)).await?;
-    let to_bare = Callers::new(bare, None).await?;
+    let to_front = Callers::new(front.address, &front.token).await?;
+    let to_bare = Callers::new(bare, &front.token).await?;
     for concurrent in CONCURRENT {
         to_bare.run(concurrent, WARM_UP).await?;
         to_front.run(concurrent, WARM_UP).await?;

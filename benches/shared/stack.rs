@@ -10,11 +10,12 @@ fn from_stack(name: &str) -> anyhow::Result<String> {
     std::env::var(name).with_context(|| format!("{name} is not set: run `make bench`"))
 }
 
-/// A migrated, empty database, topics with a prefix of their own, registered schemas.
+/// A migrated, empty database, topics with a prefix of their own, registered schemas. What
+/// else there is to set comes from the environment, as for a role.
 pub async fn prepare() -> anyhow::Result<Config> {
     let name = format!("bench_{}", Uuid::new_v4().simple());
     let server = from_stack("PATIENT_NOTIFY_TEST_POSTGRES_URL")?;
-    let mut config = Config::from_defaults();
+    let mut config = Config::load(None)?;
     config.postgres.url = server.clone().into();
     pool::pool(&config.postgres)?.get().await?.batch_execute(&format!("CREATE DATABASE {name}")).await?;
     let (address, _) = server.rsplit_once('/').context("the stack's PostgreSQL URL names no database")?;

@@ -15,6 +15,7 @@ use tonic::Code;
 use tonic::body::Body;
 
 use super::error::ApiError;
+use super::traced::Traced;
 use crate::metrics;
 use seats::{Seat, Seats};
 
@@ -116,18 +117,25 @@ pub(super) async fn call<Answering: Future<Output = Response>>(
     next: impl FnOnce(Request) -> Answering,
 ) -> Response {
     let deadline = Deadline::after(timeout(request.headers()).unwrap_or(CALL_MAX), CALL_MAX);
+    let traced = Traced::begin(method, request.headers());
     let answer = match bounds.calls.try_acquire() {
         // Nobody waits for it any more.
         _ if deadline.has_passed() => refusal(ApiError::DeadlineExceeded),
         Ok(_place) => {
             request.extensions_mut().insert(deadline);
-            timeout_at(deadline.for_answer(), next(request))
-                .await
-                .unwrap_or_else(|_| refusal(ApiError::DeadlineExceeded))
+            let answered = match &traced {
+                Some(traced) => timeout_at(deadline.for_answer(), traced.run(next(request))).await,
+                None => timeout_at(deadline.for_answer(), next(request)).await,
+            };
+            answered.unwrap_or_else(|_| refusal(ApiError::DeadlineExceeded))
         }
         Err(_) => refusal(ApiError::Overloaded),
     };
-    metrics::grpc_request(method, code_name(code_of(answer.headers())), deadline.begun.elapsed());
+    let code = code_of(answer.headers());
+    metrics::grpc_request(method, code_name(code), deadline.begun.elapsed());
+    if let Some(traced) = traced {
+        traced.end(code, code_name(code));
+    }
     answer
 }
 

@@ -53,6 +53,7 @@ pub mod template;
 #[cfg(test)]
 mod tests;
 pub mod token;
+pub mod traced;
 pub mod validate;
 pub mod webhooks;
 

@@ -1,5 +1,7 @@
 //! Where a record came to lie on its topic, and the consistency token made of it.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -9,6 +11,8 @@ use crate::domain::{Engagement, NotificationId};
 
 /// Longest token that is looked at, in characters.
 const MAX_CHARS: usize = 512;
+/// Room for all of a token's content but the topic: every answer to a call makes one.
+const CONTENT_BYTES: usize = 96;
 // Lead the content of tokens that wait for a notification, and of those that wait
 // for what became known of one, so that their form can change.
 const OF_REQUEST: &str = "1";
@@ -56,13 +60,24 @@ impl Token {
     #[must_use]
     pub fn to_text(&self) -> String {
         let Position { topic, partition, offset } = &self.position;
-        let place = format!("{partition}:{offset}:{topic}");
-        let about = self.about.map_or_else(String::new, |id| format!("{ABOUT}:{id}:"));
-        URL_SAFE_NO_PAD.encode(match self.awaited {
-            Awaited::Notification => format!("{about}{OF_REQUEST}:{place}"),
-            Awaited::Cancelled => format!("{about}{OF_UPDATE}:{CANCELLED}:{place}"),
-            Awaited::Engaged(engagement) => format!("{about}{OF_UPDATE}:{engagement}:{place}"),
-        })
+        let mut content = String::with_capacity(CONTENT_BYTES + topic.len());
+        let mut add = |parts: &[&str]| {
+            for part in parts {
+                content.push_str(part);
+                content.push(':');
+            }
+        };
+        if let Some(NotificationId(id)) = self.about {
+            add(&[ABOUT, id.hyphenated().encode_lower(&mut Uuid::encode_buffer())]);
+        }
+        match self.awaited {
+            Awaited::Notification => add(&[OF_REQUEST]),
+            Awaited::Cancelled => add(&[OF_UPDATE, CANCELLED]),
+            Awaited::Engaged(engagement) => add(&[OF_UPDATE, engagement.as_str()]),
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(content, "{partition}:{offset}:{topic}");
+        URL_SAFE_NO_PAD.encode(content)
     }
 
     /// Reads a token back; `None` when it is not one of ours.

@@ -16,6 +16,7 @@ pub mod batches;
 pub mod cron;
 pub mod callbacks;
 pub mod dlq;
+pub mod doctor;
 pub mod jobs;
 pub mod produce;
 pub mod schemas;
@@ -92,6 +93,8 @@ pub enum Command {
     /// Signed calls to other backends: how they stand, and what was given up.
     #[command(subcommand)]
     Callbacks(callbacks::CallbacksCommand),
+    /// Look whether all that the deployments need is there, and say what mends it.
+    Doctor(doctor::Options),
     /// Publish sample events as a laboratory would.
     Produce(produce::Options),
     /// Look at the configuration.
@@ -181,6 +184,7 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::Batches(command) => tool(file, async move |config| batches::run(config, command).await),
         Command::Jobs(command) => tool(file, async move |config| jobs::run(config, command).await),
         Command::Callbacks(command) => tool(file, async move |config| callbacks::run(config, command).await),
+        Command::Doctor(options) => tool(file, async move |config| doctor::run(config, options).await),
         Command::Produce(options) => tool(file, async move |config| produce::run(config, options).await),
         Command::Config(command) => self::config(command, file),
     }

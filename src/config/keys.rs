@@ -30,6 +30,7 @@ pub struct Config {
     pub app: App,
     pub auth: Auth,
     pub metrics: Metrics,
+    pub traces: Traces,
     pub log: Log,
     pub shutdown: Shutdown,
     #[serde(skip)]
@@ -331,6 +332,15 @@ impl Auth {
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
     pub listen: String,
+}
+
+/// `[traces]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traces {
+    pub otlp_endpoint: String,
+    pub timeout_ms: u64,
+    pub sample_per_mille: u32,
 }
 
 /// `[log]`

@@ -151,6 +151,14 @@ impl Fcm {
         Ok(Self { client, send_url: http::join(&base_url, &path), tokens, timeout })
     }
 
+    /// Exchanges our statement for a token, without a message.
+    pub(super) async fn greet(&self) -> Result<(), Reason> {
+        tokio::time::timeout(self.timeout, self.tokens.get())
+            .await
+            .unwrap_or(Err(Reason::ProviderTimeout))
+            .map(drop)
+    }
+
     /// Hands one message to FCM.
     pub(super) async fn send(
         &self,

@@ -214,6 +214,20 @@ impl Providers {
         }
     }
 
+    /// Does the provider of a channel answer, and take our credentials? Nothing is sent.
+    ///
+    /// # Errors
+    /// Why it could not be called now; a channel that is switched off says so.
+    pub async fn greet(&self, channel: Channel) -> Result<(), Reason> {
+        match &self.slot(channel).provider {
+            Provider::Disabled => Err(Reason::ChannelDisabled),
+            Provider::Twilio(twilio) => twilio.greet().await,
+            Provider::Smtp(smtp) => smtp.greet().await,
+            Provider::Fcm(fcm) => fcm.greet().await,
+            Provider::Instant => Ok(()),
+        }
+    }
+
     /// Longest time of one call on a channel. [`Providers::send`] takes at most
     /// twice as long, so a claim must have at least that much left.
     #[must_use]

@@ -179,6 +179,20 @@ impl Smtp {
         }
     }
 
+    /// Connects and signs in, without a message.
+    pub(super) async fn greet(&self) -> Result<(), Reason> {
+        match self.connect(Deadline::now() + self.timeout).await {
+            Ok(mut connection) => {
+                // It answered: how it takes the goodbye changes nothing.
+                let _ = timeout_at(Deadline::now() + self.timeout, connection.quit()).await;
+                Ok(())
+            }
+            Err(SendOutcome::Permanent(reason) | SendOutcome::Transient { reason, .. }) => Err(reason),
+            Err(SendOutcome::Throttled { .. }) => Err(Reason::Throttled),
+            Err(SendOutcome::Ambiguous(_) | SendOutcome::Sent { .. }) => Err(Reason::ProviderTimeout),
+        }
+    }
+
     fn unsubscribe_link(&self, message: &Message) -> Option<String> {
         let what = Subscription {
             recipient_id: message.recipient_id,

@@ -197,6 +197,13 @@ impl Twilio {
         if since.is_some() { LookUp::Unavailable(Reason::ProviderError) } else { LookUp::NotFound }
     }
 
+    /// Asks for one message of the account's list: whether the provider answers, and us.
+    pub(super) async fn greet(&self) -> Result<(), Reason> {
+        let mut url = self.messages_url.clone();
+        url.query_pairs_mut().append_pair("PageSize", "1");
+        self.page(url).await.map(drop)
+    }
+
     async fn page(&self, url: Url) -> Result<Page, Reason> {
         let request = self.client.get(url).header(AUTHORIZATION, self.authorization.clone());
         let response = request.send().await.map_err(|error| {

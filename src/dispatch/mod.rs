@@ -23,11 +23,13 @@ use tracing::warn;
 
 use crate::deliver::{Message, Providers, Renderer, SendOutcome};
 use crate::domain::{
-    Channel, DeliveryId, NotificationId, Outcome, Purpose, Reason, RecipientId, Redacted, Strategy, Urgency,
+    Channel, DeliveryId, NotificationId, Outcome, Purpose, Reason, RecipientId, Redacted, State, Strategy,
+    Urgency,
 };
 use crate::metrics;
 use crate::plan::RetryPolicy;
 use crate::record::Recorded;
+use crate::trace::{Kind, Span, TraceContext};
 
 /// What must be left of a lease beyond the wait for a free call and the call
 /// itself (each at most the provider's time-out), for recording.
@@ -75,6 +77,8 @@ pub struct Assignment {
     pub expires_at: Timestamp,
     /// The source record's time stamp; `None`: it was held on purpose since.
     pub published_at: Option<Timestamp>,
+    /// To which trace it belongs.
+    pub trace: TraceContext,
 }
 
 /// May a send still begin? Asked right before the call.
@@ -182,7 +186,8 @@ impl Dispatcher {
         ) {
             Ok(content) => content,
             Err(error) => {
-                warn!(notification_id = %assignment.notification_id, %error, "a message could not be rendered");
+                let trace_id = assignment.trace.trace();
+                warn!(notification_id = %assignment.notification_id, %trace_id, %error, "a message could not be rendered");
                 return not_rendered(assignment);
             }
         };
@@ -197,18 +202,30 @@ impl Dispatcher {
         };
         // The clock of the objective stops when the provider is handed the message.
         let handed_over = assignment.published_at.map(|at| Timestamp::now().duration_since(at));
+        let span = Span::begin("deliver", Kind::Client, assignment.trace);
         let outcome = self.providers.send(&message).await;
         if let (SendOutcome::Sent { .. }, Some(elapsed)) = (&outcome, handed_over) {
             let elapsed = Duration::try_from(elapsed).unwrap_or_default();
             metrics::accept_to_provider(assignment.purpose, assignment.urgency, elapsed);
         }
-        after_send(
-            assignment,
-            &outcome,
-            self.providers.name(assignment.channel),
-            self.providers.can_look_up(assignment.channel),
-            &self.policy,
-            rand::random(),
-        )
+        let provider = self.providers.name(assignment.channel);
+        let can_look_up = self.providers.can_look_up(assignment.channel);
+        let after = after_send(assignment, &outcome, provider, can_look_up, &self.policy, rand::random());
+        traced(span, assignment, provider, &after.0);
+        after
     }
+}
+
+/// Ends the span of a provider's call.
+fn traced(span: Span, assignment: &Assignment, provider: &'static str, recorded: &Recorded) {
+    let span = span
+        .with_text("notification_id", &assignment.notification_id)
+        .with_text("delivery_id", &assignment.delivery_id)
+        .with("channel", assignment.channel.as_str())
+        .with("provider", provider)
+        .with("purpose", assignment.purpose.as_str())
+        .with("urgency", assignment.urgency.as_str())
+        .with("attempt", i64::from(assignment.attempt) + 1)
+        .with("state", recorded.state.as_str());
+    if recorded.state == State::Sent { span.end() } else { span.fail(recorded.reason.as_str()) }
 }

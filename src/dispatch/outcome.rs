@@ -235,6 +235,7 @@ mod tests {
             lease_until: Instant::now(),
             expires_at: Timestamp::MAX,
             published_at: None,
+            trace: crate::trace::of_notification(notification_id, None),
         }
     }
 

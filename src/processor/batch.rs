@@ -9,12 +9,14 @@ use futures::StreamExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{error, warn};
 
+use super::claims::trace_of;
 use super::retry::Retry;
 use super::{Flow, Shared, notify, updates};
 use crate::decode::Rejected;
 use crate::domain::{Outcome, Reason};
 use crate::metrics;
 use crate::topic::{Origin, Record};
+use crate::trace::{Kind, Span};
 
 /// Dead letters that are written side by side.
 const DEAD_LETTERS_AT_ONCE: usize = 64;
@@ -154,6 +156,14 @@ async fn bury_one(shared: &Shared, record: Record, why: Rejected) {
         detail = why.detail,
         "dead letter"
     );
+    if let Some(trace) = trace_of(&record) {
+        Span::begin("dead letter", Kind::Consumer, trace)
+            .with("messaging.system", "kafka")
+            .with_text("messaging.destination.name", &partition.topic)
+            .with_text("messaging.destination.partition.id", &partition.partition)
+            .with("messaging.kafka.offset", record.ticket.offset())
+            .fail(why.reason.as_str());
+    }
     metrics::dead_letter(&partition.topic, why.reason);
     metrics::records(&partition.topic, Outcome::Rejected(why.reason).as_str(), 1);
     record.ticket.complete();

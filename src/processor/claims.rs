@@ -8,10 +8,16 @@ use crate::domain::{DeliveryId, Redacted, State};
 use crate::plan::{Decision, Planned};
 use crate::record::{Claim, FirstDelivery, Source};
 use crate::topic::Record;
+use crate::trace::{TRACEPARENT, TraceContext};
 
 /// The record's time stamp.
 pub(super) fn published_at(record: &Record) -> Timestamp {
     Timestamp::from_millisecond(record.timestamp_ms).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// To which trace a record says that it belongs.
+pub(super) fn trace_of(record: &Record) -> Option<TraceContext> {
+    record.header(TRACEPARENT).and_then(TraceContext::parse)
 }
 
 /// Where a record came from.
@@ -22,6 +28,7 @@ pub(super) fn source_of(record: &Record) -> Source {
         partition: partition.partition,
         offset: record.ticket.offset(),
         published_at: published_at(record),
+        trace: trace_of(record),
     }
 }
 

@@ -4,13 +4,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use tracing::warn;
 
 use super::batch::{Decoded, all_closing, release};
-use super::claims::{claim_of, published_at, source_of};
+use super::claims::{claim_of, published_at, source_of, trace_of};
 use super::pending::{Pending, count};
 use super::retry::Retry;
 use super::{Notify, Shared};
@@ -18,11 +18,14 @@ use crate::dispatch::{Assignment, Work};
 use crate::domain::{DeliveryId, Event, Outcome, PatientId, Reason, Recipient, State, fingerprint};
 use crate::plan::{Decision, Planned, plan};
 use crate::record::{Claim, Claimed, RecordError, Repeated, Source};
+use crate::topic::Record;
+use crate::trace::{self, Kind, Span, TraceContext};
 
 type DecodedEvent = Decoded<Event>;
 
 /// Plans, claims and hands over what was decoded.
 pub(super) async fn process(shared: &Arc<Shared>, flow: &Notify, decoded: Vec<DecodedEvent>) {
+    let begun = SystemTime::now();
     let Some(facts) = facts(shared, &decoded).await else { return release(decoded) };
     let now = Timestamp::now();
     let planned: Vec<Vec<Planned>> = decoded
@@ -32,7 +35,7 @@ pub(super) async fn process(shared: &Arc<Shared>, flow: &Notify, decoded: Vec<De
             plan(&one.event, known, &flow.settings, now)
         })
         .collect();
-    claim_and_hand_over(shared, flow, decoded, planned).await;
+    claim_and_hand_over(shared, flow, decoded, planned, Steps { begun, planned: SystemTime::now() }).await;
 }
 
 /// `None`: interrupted while the database was away, or a bug.
@@ -75,6 +78,7 @@ async fn claim_and_hand_over(
     flow: &Notify,
     decoded: Vec<DecodedEvent>,
     planned: Vec<Vec<Planned>>,
+    steps: Steps,
 ) {
     let mut claims = Vec::with_capacity(planned.len());
     let mut first_seen = HashSet::with_capacity(planned.len());
@@ -92,6 +96,7 @@ async fn claim_and_hand_over(
     let batch = shared.next_batch();
     let Some(mut ours) = claim(shared, &mut claims, batch, &decoded).await else { return release(decoded) };
     let lease_until = lease_from + Duration::from_millis(shared.parts.config.lease_ms);
+    let claimed = SystemTime::now();
     shared.breaker.lock().observe_good(decoded.len());
     let (mut repeated, mut undecided) = (Vec::new(), Vec::new());
     for ((one, plans), fingerprint) in decoded.into_iter().zip(planned).zip(fingerprints) {
@@ -100,7 +105,10 @@ async fn claim_and_hand_over(
             let notification_id = plan.notification_id;
             // Taken out, so that a second record of the same meaning finds it gone.
             match ours.remove(&notification_id) {
-                Some(state) => new.push((plan, state)),
+                Some(state) => {
+                    steps.trace(&one.record, &plan, state, claimed);
+                    new.push((plan, state));
+                }
                 None => {
                     repeated.push(Repeated { notification_id, fingerprint, source: source_of(&one.record) })
                 }
@@ -187,13 +195,13 @@ async fn conflicts(
 /// What became ours goes to the dispatcher; a record of which nothing is due is done.
 fn hand_over(flow: &Notify, one: DecodedEvent, new: Vec<(Planned, State)>, epoch: i32, lease_until: Instant) {
     let Decoded { record, permit, .. } = one;
-    let published_at = published_at(&record);
+    let (published_at, trace) = (published_at(&record), trace_of(&record));
     let outcome =
         new.last().map_or(Outcome::Ignored(Reason::Duplicate), |(plan, state)| outcome(plan, *state));
     let now_due: Vec<Assignment> = new
         .iter()
         .filter(|(_, state)| *state == State::Dispatching)
-        .flat_map(|(plan, _)| assignments(plan, epoch, lease_until, published_at))
+        .flat_map(|(plan, _)| assignments(plan, epoch, lease_until, published_at, trace))
         .collect();
     if now_due.is_empty() {
         count(&record.ticket.partition().topic, outcome);
@@ -230,6 +238,7 @@ fn assignments(
     epoch: i32,
     lease_until: Instant,
     published_at: Timestamp,
+    trace: Option<TraceContext>,
 ) -> impl Iterator<Item = Assignment> {
     plan.begins().map(move |(position, channel, address)| Assignment {
         delivery_id: DeliveryId::for_channel(plan.notification_id, channel),
@@ -251,5 +260,42 @@ fn assignments(
         lease_until,
         expires_at: plan.expires_at,
         published_at: Some(published_at),
+        trace: trace::of_notification(plan.notification_id, trace),
     })
+}
+
+/// When a batch got to which step.
+#[derive(Clone, Copy)]
+struct Steps {
+    begun: SystemTime,
+    planned: SystemTime,
+}
+
+impl Steps {
+    /// The spans of a notification that became ours: itself, which all that is done for it
+    /// later follows from, and how it came to be.
+    fn trace(self, record: &Record, plan: &Planned, state: State, claimed: SystemTime) {
+        if !trace::is_on() {
+            return;
+        }
+        let id = plan.notification_id;
+        let given = trace_of(record);
+        let trace = trace::of_notification(id, given);
+        let partition = record.ticket.partition();
+        Span::root("notification", Kind::Consumer, given.unwrap_or(trace), trace::span_of(id))
+            .since(self.begun)
+            .with("messaging.system", "kafka")
+            .with_text("messaging.destination.name", &partition.topic)
+            .with_text("messaging.destination.partition.id", &partition.partition)
+            .with("messaging.kafka.offset", record.ticket.offset())
+            .with_text("notification_id", &id)
+            .with("purpose", plan.purpose.as_str())
+            .with("urgency", plan.urgency.as_str())
+            .with("state", state.as_str())
+            .with("reason", plan.decision.reason().as_str())
+            .end();
+        let of = |name| Span::begin(name, Kind::Internal, trace);
+        of("plan").since(self.begun).until(self.planned).end();
+        of("claim").since(self.planned).until(claimed).end();
+    }
 }

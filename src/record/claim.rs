@@ -14,6 +14,7 @@ use crate::domain::{
     Channel, DeliveryId, NotificationId, Purpose, Reason, RecipientId, Redacted, State, Strategy, Urgency,
 };
 use crate::metrics;
+use crate::trace::TraceContext;
 
 /// One notification to claim.
 #[derive(Debug, Clone)]
@@ -63,6 +64,8 @@ pub struct Source {
     pub offset: i64,
     /// The record's time stamp.
     pub published_at: Timestamp,
+    /// To which trace it belongs, by its `traceparent`.
+    pub trace: Option<TraceContext>,
 }
 
 /// A delivery that a claim begins with.
@@ -99,10 +102,10 @@ WITH input AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[],
         $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::int[],
-        $16::bigint[], $17::timestamptz[], $18::timestamptz[], $19::text[]
+        $16::bigint[], $17::timestamptz[], $18::timestamptz[], $19::text[], $30::text[]
     ) AS t (notification_id, patient_id, recipient_id, purpose, urgency, state, reason, fingerprint,
             caller, channels, strategy, locale, variables, source_topic, source_partition, source_offset,
-            published_at, expires_at, channel)
+            published_at, expires_at, channel, traceparent)
 ), begun AS (
     SELECT * FROM unnest(
         $20::uuid[], $21::uuid[], $22::text[], $23::smallint[], $24::text[], $25::timestamptz[], $26::bool[]
@@ -123,13 +126,13 @@ WITH input AS (
 ), claimed AS (
     INSERT INTO notification (notification_id, patient_id, recipient_id, purpose, urgency, state, reason,
             fingerprint, caller, channels, strategy, locale, variables, source_topic, source_partition,
-            source_offset, published_at, expires_at, cancelled_at, cancelled_by)
+            source_offset, published_at, expires_at, traceparent, cancelled_at, cancelled_by)
     SELECT notification_id, patient_id, recipient_id, purpose, urgency,
             CASE WHEN cancelled THEN 'cancelled' WHEN erased THEN 'suppressed' ELSE state END,
             CASE WHEN cancelled THEN 'cancelled' WHEN erased THEN 'erased' ELSE reason END,
             fingerprint, caller, string_to_array(channels, ','), strategy, locale,
             CASE WHEN NOT erased THEN variables::jsonb END,
-            source_topic, source_partition, source_offset, published_at, expires_at,
+            source_topic, source_partition, source_offset, published_at, expires_at, traceparent,
             CASE WHEN cancelled THEN now() END, CASE WHEN cancelled THEN cancelled_by END
       FROM decided
      ORDER BY notification_id
@@ -214,6 +217,8 @@ impl Store {
         let partitions: Vec<i32> = claims.iter().map(|claim| claim.source.partition).collect();
         let offsets: Vec<i64> = claims.iter().map(|claim| claim.source.offset).collect();
         let only_channels: Vec<Option<&str>> = claims.iter().map(only_channel).collect();
+        let traces: Vec<Option<String>> =
+            claims.iter().map(|claim| claim.source.trace.map(|trace| trace.to_string())).collect();
         let rows = Deliveries::of(claims);
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
 
@@ -250,6 +255,7 @@ impl Store {
                     &self.owner.0,
                     &lease_ms,
                     &batch,
+                    &traces,
                 ],
             )
             .await

@@ -8,10 +8,12 @@ use tokio_postgres::Row;
 
 use super::error::RecordError;
 use super::store::Store;
+use super::traces;
 use crate::domain::{
     Channel, DeliveryId, NotificationId, PatientId, Purpose, RecipientId, Redacted, State, Strategy, Urgency,
 };
 use crate::metrics;
+use crate::trace::TraceContext;
 
 /// A due delivery that is ours now.
 #[derive(Debug, Clone)]
@@ -66,6 +68,8 @@ pub struct DueDelivery {
     pub cancelled: bool,
     /// True when its recipient is known to have it already.
     pub reached: bool,
+    /// To which trace it belongs.
+    pub trace: TraceContext,
 }
 
 /// The oldest of each channel, in the order of publication, so that one recipient's
@@ -98,7 +102,7 @@ SELECT o.delivery_id, o.notification_id, o.epoch, o.was, n.patient_id, n.recipie
        o.channel, o.position, n.channels, n.strategy, o.address, n.locale, n.variables, o.attempt, o.attempt_group,
        (extract(epoch FROM now() - o.first_attempt_at) * 1000)::bigint AS trying_for_ms,
        (extract(epoch FROM now() - o.unknown_since) * 1000)::bigint AS unknown_for_ms,
-       o.first_attempt_at, o.expires_at, n.published_at, o.expires_at <= now() AS expired,
+       o.first_attempt_at, o.expires_at, n.published_at, n.traceparent, o.expires_at <= now() AS expired,
        n.cancelled_at IS NOT NULL AS cancelled,
        n.engagement IS NOT NULL OR (n.strategy = 'in_order' AND n.state = 'delivered'
            AND n.escalated_why IS DISTINCT FROM 'not_read_in_time') AS reached
@@ -270,6 +274,7 @@ fn due_delivery(row: &Row) -> Result<DueDelivery, RecordError> {
         expired: row.try_get("expired")?,
         cancelled: row.try_get("cancelled")?,
         reached: row.try_get("reached")?,
+        trace: traces::of_row(row)?,
     })
 }
 

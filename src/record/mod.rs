@@ -14,6 +14,7 @@ mod cases;
 pub mod claim;
 pub mod conflict;
 pub mod depth;
+pub mod diagnosis;
 pub mod digest;
 pub mod due;
 mod due_plan;
@@ -45,6 +46,7 @@ pub mod stale;
 pub mod store;
 pub mod ticks;
 pub mod ticks_list;
+mod traces;
 pub mod unmatched;
 pub mod updates;
 

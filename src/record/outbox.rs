@@ -9,7 +9,9 @@ use tokio_postgres::Row;
 use super::callbacks::Wanted;
 use super::error::RecordError;
 use super::store::Store;
+use super::traces;
 use crate::domain::{Channel, NotificationId, PatientId, Purpose, Reason, RecipientId, State, StatusChanged};
+use crate::trace::TraceContext;
 
 /// A status change that is not published yet.
 #[derive(Debug, Clone)]
@@ -18,6 +20,8 @@ pub struct OutboxRow {
     pub outbox_id: i64,
     /// What changed.
     pub change: StatusChanged,
+    /// To which trace it belongs.
+    pub trace: TraceContext,
 }
 
 /// Key of the advisory lock that the one active relay holds (any constant will do).
@@ -66,8 +70,10 @@ impl Relay {
             .client
             .prepare_cached(
                 "SELECT outbox_id, notification_id, patient_id, recipient_id, purpose, sequence, state, reason,
-                        channel, caller, changed_at
-                   FROM outbox ORDER BY outbox_id LIMIT $1",
+                        channel, caller, changed_at,
+                        (SELECT n.traceparent FROM notification n
+                          WHERE n.notification_id = o.notification_id) AS traceparent
+                   FROM outbox o ORDER BY outbox_id LIMIT $1",
             )
             .await
             .map_err(RecordError::at("outbox_oldest"))?;
@@ -111,5 +117,5 @@ fn outbox_row(row: &Row) -> Result<OutboxRow, RecordError> {
         caller: row.try_get("caller")?,
         changed_at: row.try_get("changed_at")?,
     };
-    Ok(OutboxRow { outbox_id: row.try_get("outbox_id")?, change })
+    Ok(OutboxRow { outbox_id: row.try_get("outbox_id")?, change, trace: traces::of_row(row)? })
 }

@@ -9,6 +9,7 @@ use axum::Router;
 use super::{Context, Unavailable};
 use crate::api::notification::{Hub, Means, QuietDefaults};
 use crate::api::recipient::Codes;
+use crate::api::traced;
 use crate::api::webhooks::Webhooks;
 use crate::api::{self, Front, Outgoing, Position, PublishError, Publisher, ServeError};
 use crate::decode::Decoder;
@@ -20,6 +21,7 @@ use crate::topic::encoder::{EncodeError, Encoder};
 use crate::topic::names::{NOTIFICATION_UPDATES, NOTIFICATIONS, NOTIFICATIONS_BULK, Topic};
 use crate::topic::producer::{ProduceError, Producer};
 use crate::topic::progress::Progress;
+use crate::trace::TRACEPARENT;
 
 /// Serves until the shutdown.
 ///
@@ -153,7 +155,9 @@ impl Way {
 
     async fn publish(&self, topic: Topic, key: &str, payload: &[u8]) -> Result<Position, PublishError> {
         let topic = topic.full_name(&self.topic_prefix);
-        let sent = self.producer.send(&topic, Some(key.as_bytes()), Some(payload), &[]).await;
+        let traceparent = traced::of_this_call().map(|trace| trace.to_string());
+        let header = traceparent.as_ref().map(|text| (TRACEPARENT, text.as_bytes()));
+        let sent = self.producer.send(&topic, Some(key.as_bytes()), Some(payload), header.as_slice()).await;
         let (partition, offset) = sent.map_err(produce_fault)?;
         Ok(Position { topic, partition, offset })
     }

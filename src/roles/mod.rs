@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::health::Health;
-use crate::{metrics, shutdown, telemetry};
+use crate::{metrics, shutdown, telemetry, trace};
 
 /// Exit code of a usage or configuration fault (EX_USAGE).
 pub const EXIT_USAGE: u8 = 64;
@@ -105,6 +105,7 @@ where
     let probes = telemetry::serve_metrics(&context.config.metrics.listen, Arc::clone(&context.health))
         .await
         .context(Unavailable("the probe port"))?;
+    let traces = trace::start(name, &context.config.traces)?;
     tracing::info!(role = name, version = env!("CARGO_PKG_VERSION"), metrics = %probes.address(), "started");
     let shutdown = context.shutdown.clone();
     let health = Arc::clone(&context.health);
@@ -116,6 +117,8 @@ where
     health.stopping();
     shutdown.cancel();
     probes.stop().await;
+    // The exporter's thread waits for the runtime, which must not wait for it.
+    let _ = tokio::task::spawn_blocking(move || traces.end()).await;
     ended.unwrap_or_else(|error: JoinError| Err(error.into()))
 }
 

@@ -1,6 +1,7 @@
 //! The Kafka edge: consumer, ledger, producer, dead letters, administration.
 //! The only room that imports rdkafka.
 
+pub mod access;
 pub mod admin;
 pub mod client;
 pub mod consumer;

@@ -31,6 +31,12 @@ pub struct Record {
 pub type Headers = Vec<(String, Option<Vec<u8>>)>;
 
 impl Record {
+    /// The value of the first header with this name, if it has one.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.expose().iter().find(|(header, _)| header == name)?.1.as_deref()
+    }
+
     fn bytes(&self) -> usize {
         self.payload.as_ref().map_or(0, |payload| payload.expose().len())
             + self.key.as_ref().map_or(0, |key| key.expose().len())

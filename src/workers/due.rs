@@ -392,5 +392,6 @@ fn assignment(due: &DueDelivery, lease_until: Instant) -> Assignment {
         expires_at: due.expires_at,
         // The objective's clock does not run while a message is held on purpose.
         published_at: (due.was != State::Held).then_some(due.published_at),
+        trace: due.trace,
     }
 }

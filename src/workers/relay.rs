@@ -12,7 +12,8 @@ use super::rounds::Turned;
 use crate::metrics;
 use crate::record::{OutboxRow, RecordError, Relay, Store};
 use crate::topic::encoder::Encoder;
-use crate::topic::producer::Producer;
+use crate::topic::producer::{ProduceError, Producer};
+use crate::trace::{Kind, Span, TRACEPARENT};
 
 /// Changes that are published before they are deleted together.
 const BATCH: usize = 2000;
@@ -113,14 +114,7 @@ impl StatusRelay {
                 }
             }
         }
-        let sends = records.iter().map(|(row, payload)| {
-            self.producer.send(
-                &self.topic,
-                Some(row.change.patient_id.as_str().as_bytes()),
-                Some(payload),
-                &[],
-            )
-        });
+        let sends = records.iter().map(|(row, payload)| self.publish_one(row, payload));
         let mut published = Vec::with_capacity(records.len());
         for ((row, _), sent) in records.iter().zip(join_all(sends).await) {
             if let Err(error) = sent {
@@ -131,5 +125,27 @@ impl StatusRelay {
             published.push(row.outbox_id);
         }
         published
+    }
+
+    async fn publish_one(&self, row: &OutboxRow, payload: &[u8]) -> Result<(i32, i64), ProduceError> {
+        let change = &row.change;
+        let span = Span::begin("publish status", Kind::Producer, row.trace);
+        let traceparent = span.context(row.trace).to_string();
+        let headers = [(TRACEPARENT, traceparent.as_bytes())];
+        let key = change.patient_id.as_str().as_bytes();
+        let sent = self.producer.send(&self.topic, Some(key), Some(payload), &headers).await;
+        let span = span
+            .with("messaging.system", "kafka")
+            .with_text("messaging.destination.name", &self.topic)
+            .with_text("notification_id", &change.notification_id)
+            .with("sequence", i64::from(change.sequence))
+            .with("state", change.state.as_str())
+            .with("reason", change.reason.as_str());
+        if sent.is_ok() {
+            span.end()
+        } else {
+            span.fail("kafka")
+        }
+        sent
     }
 }

@@ -387,7 +387,13 @@ async fn a_caller_that_never_stops_does_not_fill_the_why_log() {
     let repeated = |offset| Repeated {
         notification_id: NotificationId::for_request(&first.caller, &first.idempotency_key),
         fingerprint: [7; 32],
-        source: Source { topic: "elsewhere".into(), partition: 0, offset, published_at: Timestamp::now() },
+        source: Source {
+            topic: "elsewhere".into(),
+            partition: 0,
+            offset,
+            published_at: Timestamp::now(),
+            trace: None,
+        },
     };
     for batch in 0..3 {
         let many: Vec<Repeated> = (batch * 15..batch * 15 + 15).map(repeated).collect();

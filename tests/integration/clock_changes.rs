@@ -88,7 +88,13 @@ async fn quiet_hours_end_by_the_recipients_clock_when_the_clocks_change() {
     for (batch, (zone, comes, until, released)) in (1..).zip(NIGHTS) {
         let night = format!("{zone}, at {comes}, until {until}");
         let planned = decided(&world, u64::try_from(batch).unwrap(), at(comes)).await;
-        let source = Source { topic: Arc::from("test"), partition: 0, offset: 0, published_at: at(comes) };
+        let source = Source {
+            topic: Arc::from("test"),
+            partition: 0,
+            offset: 0,
+            published_at: at(comes),
+            trace: None,
+        };
         let id = planned.notification_id;
         world.store.claim(&mut [claim_of(&planned, source, [0; 32])], batch, LEASE).await.unwrap();
         let row = client.query_one(HELD, &[&id.0]).await.unwrap();

@@ -51,6 +51,7 @@ pub struct World {
     producer: Producer,
     database: String,
     processes: AtomicU32,
+    files: AtomicU32,
     dir: TempDir,
 }
 
@@ -135,6 +136,7 @@ impl World {
             producer,
             database,
             processes: AtomicU32::new(0),
+            files: AtomicU32::new(0),
             dir,
             config,
         }
@@ -157,10 +159,16 @@ impl World {
     /// (`PATIENT_NOTIFY_<SECTION>__<KEY>`) over it. It logs JSON.
     pub fn process(&self, role: &'static str, variables: &[(&str, &str)]) -> Process {
         let number = self.processes.fetch_add(1, Ordering::Relaxed);
-        let file = self.dir.path().join(format!("config-{number}.toml"));
-        std::fs::write(&file, as_toml(&self.config)).expect("a configuration file");
         let log = self.dir.path().join(format!("{role}-{number}.log"));
-        Process::start(role, &file, log, variables)
+        Process::start(role, &self.file_of(&self.config), log, variables)
+    }
+
+    /// A configuration file with all that differs from the defaults.
+    pub fn file_of(&self, config: &Config) -> PathBuf {
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        let file = self.dir.path().join(format!("config-{number}.toml"));
+        std::fs::write(&file, as_toml(config)).expect("a configuration file");
+        file
     }
 
     /// Brings recipients to these states.

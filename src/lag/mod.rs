@@ -8,11 +8,14 @@
 
 mod broker;
 mod evaluate;
+mod owned;
 mod reader;
 mod reading;
+mod retention;
 mod window;
 
 pub use evaluate::{Finding, State};
+pub use owned::watch;
 pub use reader::{ReadError, Reader};
 pub use reading::{GroupReading, Ownership, PartitionReading, Retention};
 pub use window::{GroupStanding, PartitionStanding, TopicStanding, Window};

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigEntry, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::KafkaError;
 
 use super::broker::{self, Client, End, First, Place};
 use super::reading::{GroupReading, Ownership, PartitionReading, Retention};
+use super::retention::RetentionReader;
 use crate::config;
-use crate::topic::client::kafka_client_config;
+use crate::topic::ledger::Held;
 use crate::topic::members::Group;
 
 /// Longest time one request to the brokers may take.
@@ -22,8 +21,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a reader that was not told the topics looks for new ones of its group.
 const DISCOVER_EVERY: Duration = Duration::from_secs(30);
-/// For how long the topics' retention is remembered.
-const RETENTION_FOR: Duration = Duration::from_secs(300);
 
 /// Why a group could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -61,11 +58,11 @@ pub struct Reader {
 struct Inner {
     group: String,
     client: Client,
-    admin: AdminClient<DefaultClientContext>,
     /// Topics that were asked for; empty: those of the group, whichever they are.
     asked: BTreeSet<String>,
     began: Instant,
     memory: Mutex<Memory>,
+    retention: RetentionReader,
     /// One reading at a time: the client can be assigned once.
     turn: Mutex<()>,
 }
@@ -78,8 +75,8 @@ struct Memory {
     topics: BTreeSet<String>,
     /// Where the oldest record was looked for, up to which end, and what was there.
     first: BTreeMap<Place, Looked>,
-    retention: BTreeMap<String, Retention>,
-    retention_read: Option<Instant>,
+    /// What owned partitions had done at the last reading.
+    done: BTreeMap<Place, i64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -121,14 +118,13 @@ impl Reader {
         topics: impl IntoIterator<Item = String>,
     ) -> Result<Self, ReadError> {
         let client = broker::client(kafka, group).map_err(ReadError::Configuration)?;
-        let admin = kafka_client_config(kafka).create().map_err(ReadError::Configuration)?;
         let inner = Inner {
             group: group.to_owned(),
             client,
-            admin,
             asked: topics.into_iter().collect(),
             began: Instant::now(),
             memory: Mutex::default(),
+            retention: RetentionReader::new(kafka),
             turn: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -147,12 +143,26 @@ impl Reader {
     /// When the brokers do not answer in their time. What can be told is never told by half:
     /// only ages may be missing, of partitions whose records could not be fetched in time.
     pub async fn read(&self) -> Result<GroupReading, ReadError> {
+        self.read_as(None).await
+    }
+
+    /// Reads the partitions that this process owns. What it holds itself is not fetched from
+    /// the brokers, so that it costs next to nothing beside the consumer. What is done counts
+    /// as committed, as long as commits follow from one reading to the next.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_owned(&self, held: BTreeMap<(String, i32), Held>) -> Result<GroupReading, ReadError> {
+        self.read_as(Some(held)).await
+    }
+
+    async fn read_as(&self, held: Option<BTreeMap<Place, Held>>) -> Result<GroupReading, ReadError> {
         let inner = Arc::clone(&self.inner);
-        let mut reading = tokio::task::spawn_blocking(move || inner.read())
+        let mut reading = tokio::task::spawn_blocking(move || inner.read(held.as_ref()))
             .await
             .map_err(|_| ReadError::Ended { group: self.inner.group.clone() })??;
         let topics: BTreeSet<&str> = reading.partitions.iter().map(|one| one.topic.as_str()).collect();
-        let retention = self.inner.retention(&topics).await;
+        let retention = self.inner.retention.read(&topics).await;
         for partition in &mut reading.partitions {
             partition.retention = retention.get(&partition.topic).copied().unwrap_or(Retention::Unknown);
         }
@@ -175,9 +185,12 @@ impl Inner {
         move |cause| ReadError::Kafka { what, group, cause }
     }
 
-    fn read(&self) -> Result<GroupReading, ReadError> {
+    fn read(&self, held: Option<&BTreeMap<Place, Held>>) -> Result<GroupReading, ReadError> {
         let _turn = self.turn.lock();
-        let shape = self.shape()?;
+        let shape = match held {
+            Some(held) => self.shape_of_owned(held)?,
+            None => self.shape()?,
+        };
         // The commit was read before the end: a group that keeps up is never ahead of it.
         let ends = |end| {
             broker::ends(&self.client, &shape.topics, end, REQUEST_TIMEOUT).map_err(self.failed("the ends"))
@@ -196,11 +209,17 @@ impl Inner {
                 oldest_timestamp_ms: None,
                 oldest_age_ms: None,
                 lag_messages: 0,
-                owner: owner(&shape, &place),
+                owner: match held {
+                    Some(_) => Ownership::Owned(String::new()),
+                    None => owner(&shape, &place),
+                },
                 retention: Retention::Unknown,
                 topic: place.0,
                 partition: place.1,
             });
+        }
+        if let Some(held) = held {
+            self.believe(held, &mut partitions);
         }
         self.find_oldest(&mut partitions, at_ms)?;
         Ok(GroupReading {
@@ -240,6 +259,44 @@ impl Inner {
         let known = if self.asked.is_empty() { &memory.topics } else { &self.asked };
         let missing = known.iter().filter(|topic| !topics.contains_key(*topic)).cloned().collect();
         Ok(Shape { topics, committed, members, missing })
+    }
+
+    fn shape_of_owned(&self, held: &BTreeMap<Place, Held>) -> Result<Shape, ReadError> {
+        let mut topics: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        for (topic, partition) in held.keys() {
+            topics.entry(topic.clone()).or_default().push(*partition);
+        }
+        let committed =
+            broker::committed(&self.client, &topics, REQUEST_TIMEOUT).map_err(self.failed("the commits"))?;
+        Ok(Shape { topics, committed, members: None, missing: Vec::new() })
+    }
+
+    /// Puts what the owner holds in the place of what would have to be fetched: what is done,
+    /// unless commits do not follow it, and the record in hand.
+    fn believe(&self, held: &BTreeMap<Place, Held>, partitions: &mut [PartitionReading]) {
+        let mut memory = self.memory.lock();
+        let mut done = BTreeMap::new();
+        for one in partitions {
+            let place = (one.topic.clone(), one.partition);
+            let Some(known) = held.get(&place) else { continue };
+            let before = memory.done.get(&place).copied();
+            let follows = before.is_none_or(|before| one.committed.is_some_and(|now| now >= before));
+            if let Some(next) = known.next {
+                if follows && one.committed.is_none_or(|committed| committed < next) {
+                    one.committed = Some(next);
+                }
+                done.insert(place.clone(), next);
+            }
+            let (position, high) = (one.position(), one.high);
+            if let Some((offset, timestamp_ms)) = known.head
+                && (follows || known.next.is_none())
+                && offset >= position
+            {
+                let first = First::Record(offset, (timestamp_ms > 0).then_some(timestamp_ms));
+                memory.first.insert(place, Looked { position, high: high.min(offset), first });
+            }
+        }
+        memory.done = done;
     }
 
     /// Finds the oldest uncommitted record of each partition that has one; remembered ones
@@ -286,42 +343,6 @@ impl Inner {
         memory.first = still;
         Ok(())
     }
-
-    /// Retention by topic. What cannot be read is unknown: a client may read a group without
-    /// the right to read settings.
-    async fn retention(&self, topics: &BTreeSet<&str>) -> BTreeMap<String, Retention> {
-        {
-            let memory = self.memory.lock();
-            let fresh = memory.retention_read.is_some_and(|at| at.elapsed() < RETENTION_FOR);
-            if fresh && topics.iter().all(|topic| memory.retention.contains_key(*topic)) {
-                return memory.retention.clone();
-            }
-        }
-        let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
-        let described = if resources.is_empty() {
-            Ok(Vec::new())
-        } else {
-            self.admin.describe_configs(&resources, &options).await
-        };
-        let read: BTreeMap<String, Retention> = match described {
-            Ok(described) => topics
-                .iter()
-                .zip(described)
-                .map(|(topic, one)| {
-                    ((*topic).to_owned(), one.map_or(Retention::Unknown, |one| retention_of(&one.entries)))
-                })
-                .collect(),
-            Err(error) => {
-                tracing::debug!(%error, "the retention of topics cannot be read");
-                topics.iter().map(|topic| ((*topic).to_owned(), Retention::Unknown)).collect()
-            }
-        };
-        let mut memory = self.memory.lock();
-        memory.retention.clone_from(&read);
-        memory.retention_read = Some(Instant::now());
-        read
-    }
 }
 
 /// Who reads a place. A group that is sharing out its partitions has no owners to tell; nor
@@ -336,16 +357,5 @@ fn owner(shape: &Shape, place: &Place) -> Ownership {
         Some(member) => Ownership::Owned(member.client_id.clone()),
         None if group.state == "Stable" || group.state == "Empty" => Ownership::Nobody,
         None => Ownership::Unknown,
-    }
-}
-
-fn retention_of(entries: &[ConfigEntry]) -> Retention {
-    let value =
-        |name: &str| entries.iter().find(|entry| entry.name == name).and_then(|entry| entry.value.as_deref());
-    let deletes = value("cleanup.policy").is_none_or(|policy| policy.contains("delete"));
-    match value("retention.ms").and_then(|text| text.parse::<i64>().ok()) {
-        _ if !deletes => Retention::Endless,
-        Some(kept_ms) => u64::try_from(kept_ms).map_or(Retention::Endless, Retention::Ms),
-        None => Retention::Unknown,
     }
 }

@@ -54,8 +54,9 @@ fn child() {
         return;
     }
     call_all();
-    init("test").unwrap();
-    init("test").unwrap();
+    let metrics = config::Config::from_defaults().metrics;
+    init("test", &metrics).unwrap();
+    init("test", &metrics).unwrap();
     call_all();
     let text = render();
     for line in [

@@ -173,6 +173,20 @@ pub fn deliveries(channel: Channel, outcome: &'static str, n: u64) {
     }
 }
 
+/// A delivery on `channel` has arrived (`delivered`), or never will.
+pub fn delivery_end(channel: Channel, end: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sends.delivery_ends.add(1, &[word("channel", channel.as_str()), word("end", end)]);
+    }
+}
+
+/// Is the provider of `channel` left alone?
+pub fn circuit_open(channel: Channel, open: bool) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sends.circuit_open.record(u64::from(open), &[word("channel", channel.as_str())]);
+    }
+}
+
 /// One call to the provider of `channel`.
 pub fn provider_call(channel: Channel, outcome: &'static str, elapsed: Duration) {
     if let Some(i) = INSTRUMENTS.get() {

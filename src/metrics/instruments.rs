@@ -81,6 +81,8 @@ impl Intake {
 /// From the claim to a provider.
 pub(super) struct Sends {
     pub(super) deliveries: Counter<u64>,
+    pub(super) delivery_ends: Counter<u64>,
+    pub(super) circuit_open: Gauge<u64>,
     pub(super) provider_calls: Histogram<f64>,
     pub(super) accept_to_provider: Histogram<f64>,
     pub(super) leases_lost: Counter<u64>,
@@ -93,6 +95,18 @@ impl Sends {
     pub(super) fn new(meter: &Meter) -> Self {
         Self {
             deliveries: counter(meter, "deliveries", "{delivery}", "Attempts by channel and outcome"),
+            delivery_ends: counter(
+                meter,
+                "delivery_ends",
+                "{delivery}",
+                "Deliveries by how they ended: delivered, or why not",
+            ),
+            circuit_open: gauge(
+                meter,
+                "circuit_open",
+                "{flag}",
+                "1 while a channel's provider is left alone after failures",
+            ),
             provider_calls: seconds(meter, "provider_call_duration", "Calls to providers", &CALL_SECONDS),
             accept_to_provider: seconds(
                 meter,

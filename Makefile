@@ -34,7 +34,7 @@ demo_flags := --port-base $(PORT_BASE) \
 
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  make demo takes ONCE=1, PORT_BASE=$(PORT_BASE), DATA_DIR=…, RESULTS=…,"
 	@echo "  REQUESTS=…, BULK=…, PATIENTS=…;"
@@ -78,7 +78,7 @@ bench: deps ## The front, the drain and due deliveries, each beside the bare thi
 # --- Check: what a change must pass besides the tests ----------------------------
 
 .PHONY: check
-check: lint-fmt lint-scripts lint-manifests test-manifests lint-proto lint-breaking lint-deny lint-clippy lint-doc lint-schemas ## Formats, lints, licences, contracts
+check: lint-fmt lint-scripts lint-manifests test-manifests lint-proto lint-breaking lint-deny lint-clippy lint-doc lint-schemas lint-observability ## Formats, lints, licences, contracts
 	@echo "check: all passed"
 
 .PHONY: check-deps
@@ -132,11 +132,19 @@ lint-schemas: deps ## Avro schemas must read what the previous main wrote
 	@cargo build --locked --bin patient-notify -j $(JOBS)
 	@scripts/schemas-compatible.sh '$(debug)'
 
+.PHONY: lint-observability
+lint-observability: check-deps ## Alerts, their tests and pages, dashboards
+	@scripts/observability.sh check
+
 # --- Tidy ----------------------------------------------------------------------
 
 .PHONY: fmt
 fmt: ## Format the source
 	@cargo fmt
+
+.PHONY: observability
+observability: check-deps ## Write dashboards and the operator's rules anew
+	@scripts/observability.sh write
 
 .PHONY: clean
 clean: ## Delete what was built and the stacks' data; downloads stay

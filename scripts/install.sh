@@ -2,7 +2,7 @@
 # Installs what is missing to build, test and run this project on Debian 12.
 #
 #   scripts/install.sh stack   what `make demo` needs (default)
-#   scripts/install.sh test    what `make test` needs besides: a browser, kubectl
+#   scripts/install.sh test    what `make test` needs besides: a browser, kubectl, Prometheus
 #   scripts/install.sh check   what `make check` needs besides
 #
 # Debian packages come by apt, and only when something is missing. The servers and
@@ -26,6 +26,8 @@ readonly JAVA_MIN=17
 umask 022
 work=""
 maven_repository=""
+# What stands before a command that needs root.
+root=()
 trap 'rm -rf -- ${work:+"$work"} ${maven_repository:+"$maven_repository"}' EXIT
 
 say() { printf 'deps: %s\n' "$*" >&2; }
@@ -42,10 +44,10 @@ main() {
       local -ra wanted=(kafka apicurio postgres)
       ;;
     test)
-      local -ra wanted=(kafka apicurio postgres kubectl)
+      local -ra wanted=(kafka apicurio postgres kubectl prometheus)
       ;;
     check)
-      local -ra wanted=(buf cargo-deny kubectl)
+      local -ra wanted=(buf cargo-deny kubectl prometheus)
       ;;
     *) die "unknown group '$group': use stack, test or check" ;;
   esac
@@ -99,6 +101,7 @@ install_debian_packages() {
   has_header zlib zlib.h || packages+=(zlib1g-dev)
   if [[ $group == check ]]; then
     command -v shellcheck >/dev/null || packages+=(shellcheck)
+    find_yaml_python >/dev/null || packages+=(python3 python3-yaml)
   else
     find_java >/dev/null || packages+=(openjdk-17-jre-headless)
   fi
@@ -124,22 +127,36 @@ has_header() {
 }
 
 apt_install() {
-  local -a root=()
-  local -r by_hand="apt-get update && apt-get install -y --no-install-recommends $*"
   command -v apt-get >/dev/null ||
     die "these Debian packages (or your system's equivalents) are missing, and there is no apt-get here: $*"
-  if ((EUID != 0)); then
-    if ! command -v sudo >/dev/null || { ! sudo -n true 2>/dev/null && [[ ! -t 0 ]]; }; then
-      die "these Debian packages are missing, and root is needed to install them. As root, run:
-    $by_hand
+  find_root "these Debian packages are missing, and root is needed to install them. As root, run:
+    apt-get update && apt-get install -y --no-install-recommends $*
 then run make again"
-    fi
-    root=(sudo)
-  fi
   say "installing Debian packages: $*"
   "${root[@]}" apt-get update -qq >&2
   "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -qq --no-install-recommends "$@" >&2
+}
+
+# Sets `root`; dies with $1 where there is no way.
+find_root() {
+  ((EUID != 0)) || return 0
+  if ! command -v sudo >/dev/null || { ! sudo -n true 2>/dev/null && [[ ! -t 0 ]]; }; then
+    die "$1"
+  fi
+  root=(sudo)
+}
+
+# The rules of deploy/observability are YAML, which Python cannot read by itself.
+find_yaml_python() {
+  local candidate
+  for candidate in python3 /usr/bin/python3; do
+    if command -v "$candidate" >/dev/null && "$candidate" -c 'import yaml' 2>/dev/null; then
+      printf '%s\n' "$candidate"
+      return 0
+    fi
+  done
+  return 1
 }
 
 find_java() {
@@ -181,6 +198,7 @@ folder_of() {
     buf) printf '%s/buf-%s\n' "$TOOLS_DIR" "$BUF_VERSION" ;;
     kubectl) printf '%s/kubectl-%s\n' "$TOOLS_DIR" "$KUBECTL_VERSION" ;;
     cargo-deny) printf '%s/cargo-deny-%s\n' "$TOOLS_DIR" "$CARGO_DENY_VERSION" ;;
+    prometheus) printf '%s/prometheus-%s\n' "$TOOLS_DIR" "$PROMETHEUS_VERSION" ;;
   esac
 }
 
@@ -190,12 +208,12 @@ pins_of() {
   case $1 in
     kafka | apicurio) printf 'tools/%s/SHA256SUMS\n' "$1" ;;
     postgres | buf | kubectl) printf 'tools/%s/requirements.txt\n' "$1" ;;
-    cargo-deny) printf 'tools/versions.env\n' ;;
+    cargo-deny | prometheus) printf 'tools/versions.env\n' ;;
   esac
 }
 
 is_installed() {
-  if [[ $1 == cargo-deny ]]; then
+  if [[ $1 == cargo-deny || $1 == prometheus ]]; then
     # Pinned by its version alone, which its folder's name carries.
     [[ -e $(folder_of "$1")/.installed ]]
   else
@@ -345,6 +363,30 @@ unpack_wheel() {
 install_cargo_deny() {
   env -u CARGO_TARGET_DIR cargo install --quiet --locked --version "$CARGO_DENY_VERSION" \
     --root "$1" cargo-deny >&2
+}
+
+# Debian's package, of which only the programs are taken: nothing is installed, so no
+# service starts and no port is taken. apt checks the archive's signature and its sum.
+install_prometheus() {
+  command -v apt-get >/dev/null ||
+    die "prometheus comes from Debian, and there is no apt-get here: put prometheus and promtool \
+$PROMETHEUS_VERSION into $(folder_of prometheus)/bin, and an empty file .installed beside bin"
+  if ! download_prometheus 2>/dev/null; then
+    find_root "apt's lists are missing or old, and root is needed to fetch them. As root, run:
+    apt-get update
+then run make again"
+    "${root[@]}" apt-get update -qq >&2
+    download_prometheus >&2 || die "apt-get cannot download Debian's package prometheus"
+  fi
+  dpkg-deb -x "$work"/prometheus_*.deb "$work/unpacked"
+  install -D -m 755 -t "$1/bin" "$work"/unpacked/usr/bin/{prometheus,promtool}
+  "$1/bin/promtool" --version 2>&1 | grep -qF "version $PROMETHEUS_VERSION+" ||
+    die "Debian has another version of prometheus than $PROMETHEUS_VERSION (tools/versions.env)"
+}
+
+download_prometheus() {
+  # As root, apt would hand the download to a user who cannot write here.
+  (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root prometheus)
 }
 
 # On one line: bash reads a script as it goes, and a pull may replace this one meanwhile.

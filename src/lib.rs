@@ -38,6 +38,7 @@ pub mod domain;
 
 pub mod config;
 pub mod health;
+pub mod lag;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;

@@ -6,6 +6,8 @@
 
 mod front;
 mod instruments;
+mod lag;
+mod push;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -18,10 +20,13 @@ use parking_lot::RwLock;
 use prometheus::{Encoder, Registry, TextEncoder};
 
 pub use front::{verification, webhook};
+pub use lag::LagTeller;
+pub use push::end;
 
+use crate::config;
 use crate::domain::{Channel, Purpose, Reason, Urgency};
 
-use instruments::{Cron, Intake, Queues, Sends, Sides};
+use instruments::{Cron, Intake, Load, Queues, Sends, Sides};
 
 /// Distinct topics that get a label of their own; the rest is counted as `other`.
 const TOPICS_MAX: usize = 64;
@@ -30,8 +35,16 @@ static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
 
 /// Why the metrics could not be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot set up metrics: {0}")]
-pub struct MetricsError(String);
+pub enum MetricsError {
+    /// The exporter for scrapes cannot be built.
+    #[error("cannot set up metrics: {0}")]
+    Scrape(String),
+    /// The collector's address cannot be used.
+    #[error(
+        "metrics.otlp_endpoint cannot be used: {0}; give http://host:port of a collector's gRPC receiver, or nothing"
+    )]
+    Endpoint(#[from] opentelemetry_otlp::ExporterBuildError),
+}
 
 struct Instruments {
     registry: Registry,
@@ -43,18 +56,20 @@ struct Instruments {
     sides: Sides,
     cron: Cron,
     queues: Queues,
+    load: Load,
 }
 
 /// Sets the instruments up, once a process; a second call changes nothing.
-/// `role` is the deployment's name.
+/// `role` is the deployment's name. Within a runtime where a collector is configured: the
+/// connection to it lives there.
 ///
 /// # Errors
-/// The exporter cannot be built.
-pub fn init(role: &'static str) -> Result<(), MetricsError> {
+/// An exporter cannot be built.
+pub fn init(role: &'static str, metrics: &config::Metrics) -> Result<(), MetricsError> {
     if INSTRUMENTS.get().is_some() {
         return Ok(());
     }
-    let instruments = Instruments::new().map_err(MetricsError)?;
+    let instruments = Instruments::new(role, metrics)?;
     instruments.announce(role);
     // A second thread that was as fast has set up the same.
     let _ = INSTRUMENTS.set(instruments);
@@ -72,20 +87,23 @@ pub fn render() -> String {
         tracing::error!(%error, "metrics cannot be written as text");
         text.clear();
     }
-    String::from_utf8(text).unwrap_or_default()
+    // See `lag`: the SDK takes no infinite value.
+    String::from_utf8(text).unwrap_or_default().replace(&f64::MAX.to_string(), "+Inf")
 }
 
 impl Instruments {
-    fn new() -> Result<Self, String> {
+    fn new(role: &'static str, metrics: &config::Metrics) -> Result<Self, MetricsError> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
             .scope_info_enabled(false)
             .without_target_info()
             .build()
-            .map_err(|error| error.to_string())?;
-        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
+            .map_err(|error| MetricsError::Scrape(error.to_string()))?;
+        let provider =
+            push::to_collector(SdkMeterProvider::builder().with_reader(exporter), role, metrics)?.build();
         let meter = provider.meter("patient_notify");
+        instruments::lag(&meter);
         Ok(Self {
             topics: RwLock::default(),
             intake: Intake::new(&meter),
@@ -93,6 +111,7 @@ impl Instruments {
             sides: Sides::new(&meter),
             cron: Cron::new(&meter),
             queues: Queues::new(&meter),
+            load: Load::new(&meter),
             registry,
             provider,
         })
@@ -154,6 +173,20 @@ pub fn deliveries(channel: Channel, outcome: &'static str, n: u64) {
     }
 }
 
+/// A delivery on `channel` has arrived (`delivered`), or never will.
+pub fn delivery_end(channel: Channel, end: &'static str) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sends.delivery_ends.add(1, &[word("channel", channel.as_str()), word("end", end)]);
+    }
+}
+
+/// Is the provider of `channel` left alone?
+pub fn circuit_open(channel: Channel, open: bool) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.sends.circuit_open.record(u64::from(open), &[word("channel", channel.as_str())]);
+    }
+}
+
 /// One call to the provider of `channel`.
 pub fn provider_call(channel: Channel, outcome: &'static str, elapsed: Duration) {
     if let Some(i) = INSTRUMENTS.get() {
@@ -193,6 +226,17 @@ pub fn rebalance(kind: &'static str, partitions: usize, pause: Duration) {
         i.intake.rebalances.add(1, &labels);
         if partitions > 0 {
             i.intake.rebalance_pauses.record(pause.as_secs_f64(), &labels);
+        }
+    }
+}
+
+/// Share of time in which records waited in this process, and how many a second it did when
+/// they waited all the time (`None`: they never did).
+pub fn busy(ratio: f64, true_rate: Option<f64>) {
+    if let Some(i) = INSTRUMENTS.get() {
+        i.load.busy.record(ratio, &[]);
+        if let Some(true_rate) = true_rate {
+            i.load.true_rate.record(true_rate, &[]);
         }
     }
 }

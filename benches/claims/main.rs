@@ -40,7 +40,7 @@ async fn main() -> anyhow::Result<()> {
     let deliveries = setting("BENCH_DELIVERIES", 100_000)?;
     let many_rows = setting("BENCH_DUE_ROWS", 200_000)?;
     let rounds = setting("BENCH_ROUNDS", 3)?;
-    metrics::init("bench")?;
+    metrics::init("bench", &Config::from_defaults().metrics)?;
     let config = stack::prepare().await?;
     let table = Table::new(pool::pool(&config.postgres)?).await?;
     if deliveries > 0 && rounds > 0 {

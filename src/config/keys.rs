@@ -332,6 +332,10 @@ impl Auth {
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
     pub listen: String,
+    pub lag_interval_ms: u64,
+    pub otlp_endpoint: String,
+    pub otlp_interval_ms: u64,
+    pub otlp_timeout_ms: u64,
 }
 
 /// `[traces]`

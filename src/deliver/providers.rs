@@ -92,6 +92,7 @@ impl Slot {
 
 /// Reports to the breaker, also when the call's future is dropped half-way.
 struct Call<'a> {
+    channel: Channel,
     breaker: &'a Mutex<Breaker>,
     admission: Admission,
     verdict: Verdict,
@@ -99,7 +100,12 @@ struct Call<'a> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.breaker.lock().record(self.admission, self.verdict, Instant::now());
+        let mut breaker = self.breaker.lock();
+        let was_open = breaker.is_open();
+        breaker.record(self.admission, self.verdict, Instant::now());
+        if breaker.is_open() != was_open {
+            metrics::circuit_open(self.channel, !was_open);
+        }
     }
 }
 
@@ -109,7 +115,12 @@ impl Providers {
     /// # Errors
     /// [`DeliverError`] with every fault of the sections `sms`, `email` and `push`.
     pub fn from_config(config: &Config) -> Result<Self, DeliverError> {
-        Self::from_sections(&config.sms, &config.email, &config.push, &config.plan)
+        let providers = Self::from_sections(&config.sms, &config.email, &config.push, &config.plan)?;
+        // Known to be closed, rather than not known, until one opens.
+        for &channel in Channel::ALL.iter().filter(|&&channel| providers.enabled(channel)) {
+            metrics::circuit_open(channel, false);
+        }
+        Ok(providers)
     }
 
     pub(super) fn from_sections(
@@ -189,7 +200,7 @@ impl Providers {
         if let Admission::Refused { after } = admission {
             return SendOutcome::Transient { reason: Reason::ProviderUnreachable, after: Some(after) };
         }
-        let mut call = Call { breaker: &slot.breaker, admission, verdict: Verdict::Abandoned };
+        let mut call = Call { channel, breaker: &slot.breaker, admission, verdict: Verdict::Abandoned };
         let begun = Instant::now();
         let outcome = slot.call(message).await;
         metrics::provider_call(channel, outcome.as_str(), begun.elapsed());

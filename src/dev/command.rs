@@ -153,7 +153,7 @@ pub fn run(options: Options) -> ExitCode {
             "patient_notify=warn".clone_into(&mut config.log.filter);
         }
         telemetry::init(&config.log)?;
-        metrics::init("dev")?;
+        metrics::init("dev", &config.metrics)?;
         let Some(starting) =
             token.run_until_cancelled(Environment::start(&options, config, health, token.clone())).await
         else {

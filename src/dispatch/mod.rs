@@ -156,6 +156,9 @@ impl Dispatcher {
         let Work { assignment, may_begin, on_recorded } = work;
         let (recorded, outcome) = self.deliver(&assignment, &may_begin).await;
         metrics::deliveries(assignment.channel, recorded.state.as_str(), 1);
+        if let Some(end) = end(assignment.channel, &recorded) {
+            metrics::delivery_end(assignment.channel, end);
+        }
         self.recorder.record(recorded, outcome, on_recorded).await;
     }
 
@@ -213,6 +216,16 @@ impl Dispatcher {
         let after = after_send(assignment, &outcome, provider, can_look_up, &self.policy, rand::random());
         traced(span, assignment, provider, &after.0);
         after
+    }
+}
+
+/// How a delivery has ended with its attempt, if it has: receipts tell of the others.
+fn end(channel: Channel, recorded: &Recorded) -> Option<&'static str> {
+    match recorded.state {
+        State::PermanentFailure | State::TechnicalFailure | State::Expired => Some(recorded.state.as_str()),
+        // Nobody says more of it: FCM has no receipts.
+        State::Sent if channel == Channel::Push => Some(State::Delivered.as_str()),
+        _ => None,
     }
 }
 

@@ -2,13 +2,18 @@
 //!
 //! The exporter adds the unit to a name, and `_total` to a counter's.
 
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
+use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, Meter, UpDownCounter};
+
+use super::lag;
 
 /// Bounds of histograms of calls (seconds): a loopback answer to the longest time-out.
 const CALL_SECONDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Bounds of the way from acceptance to provider (seconds); the promise is at 10.
-const WAY_SECONDS: [f64; 13] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+pub(super) const WAY_SECONDS: [f64; 13] =
+    [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+/// Without prefix and unit; see [`super::push`].
+pub(super) const ACCEPT_TO_PROVIDER: &str = "accept_to_provider_duration";
 /// Bounds of rows a statement.
 const ROWS: [f64; 9] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2000.0];
 
@@ -76,6 +81,8 @@ impl Intake {
 /// From the claim to a provider.
 pub(super) struct Sends {
     pub(super) deliveries: Counter<u64>,
+    pub(super) delivery_ends: Counter<u64>,
+    pub(super) circuit_open: Gauge<u64>,
     pub(super) provider_calls: Histogram<f64>,
     pub(super) accept_to_provider: Histogram<f64>,
     pub(super) leases_lost: Counter<u64>,
@@ -88,10 +95,22 @@ impl Sends {
     pub(super) fn new(meter: &Meter) -> Self {
         Self {
             deliveries: counter(meter, "deliveries", "{delivery}", "Attempts by channel and outcome"),
+            delivery_ends: counter(
+                meter,
+                "delivery_ends",
+                "{delivery}",
+                "Deliveries by how they ended: delivered, or why not",
+            ),
+            circuit_open: gauge(
+                meter,
+                "circuit_open",
+                "{flag}",
+                "1 while a channel's provider is left alone after failures",
+            ),
             provider_calls: seconds(meter, "provider_call_duration", "Calls to providers", &CALL_SECONDS),
             accept_to_provider: seconds(
                 meter,
-                "accept_to_provider_duration",
+                ACCEPT_TO_PROVIDER,
                 "From the source record's timestamp until a provider has the message",
                 &WAY_SECONDS,
             ),
@@ -259,6 +278,100 @@ impl Cron {
     }
 }
 
+/// What a processor can do.
+pub(super) struct Load {
+    pub(super) busy: Gauge<f64>,
+    pub(super) true_rate: Gauge<f64>,
+}
+
+impl Load {
+    pub(super) fn new(meter: &Meter) -> Self {
+        let gauge = |name: &str, unit: &'static str, description: &'static str| {
+            let gauge = meter.f64_gauge(format!("patient_notify_{name}"));
+            gauge.with_unit(unit).with_description(description).build()
+        };
+        Self {
+            busy: gauge(
+                "processor_busy_ratio",
+                "{ratio}",
+                "Share of the last 30 s in which records waited in this process, 0 to 1",
+            ),
+            true_rate: gauge(
+                "processor_true_rate",
+                "{record_per_second}",
+                "Records per second in the last 30 s in which records waited all the time",
+            ),
+        }
+    }
+}
+
+/// Lag. It is looked up at each scrape, so that what is no longer owned is gone from it.
+pub(super) fn lag(meter: &Meter) {
+    of_partitions(
+        meter,
+        "consumer_lag_messages",
+        "{record}",
+        "Records that are kept, can be read and are not committed",
+        lag::messages,
+    );
+    of_partitions(
+        meter,
+        "consumer_lag",
+        "s",
+        "Age of the oldest uncommitted record by its own timestamp; 0: none",
+        lag::seconds,
+    );
+    of_partitions(
+        meter,
+        "consumer_partition_stalled",
+        "{flag}",
+        "1 while records wait and the committed offset does not move",
+        lag::stalled,
+    );
+    of_partitions(
+        meter,
+        "consumer_partition_lost_records",
+        "{record}",
+        "Records that retention deleted before they were committed, as the offsets show it now",
+        lag::lost_records,
+    );
+    of_partitions(
+        meter,
+        "consumer_retention_headroom",
+        "s",
+        "Until retention by time deletes the oldest uncommitted record; +Inf: it never does",
+        lag::retention_headroom,
+    );
+    observed(
+        meter,
+        "consumer_arrival_rate",
+        "{record_per_second}",
+        "Records per second that come in, over the last 30 s",
+        |to| lag::observe_topics(to, |topic| topic.arrival_rate, true),
+    );
+    observed(
+        meter,
+        "consumer_processing_rate",
+        "{record_per_second}",
+        "Records per second that are committed, over the last 30 s",
+        |to| lag::observe_topics(to, |topic| topic.processing_rate, true),
+    );
+    observed(
+        meter,
+        "consumer_drain",
+        "s",
+        "Until the lag is gone at these rates; 0: no lag; +Inf: it does not go",
+        |to| lag::observe_topics(to, |topic| topic.drain_seconds, false),
+    );
+    observed(
+        meter,
+        "consumer_reading_age",
+        "s",
+        "Since the lag of this group was last read from the brokers",
+        lag::observe_reading_age,
+    );
+}
+
 /// What runs: one series a process.
 pub(super) fn build_info(meter: &Meter) -> Gauge<u64> {
     gauge(meter, "build_info", "{process}", "Always 1; the labels say what runs")
@@ -270,6 +383,29 @@ fn counter(meter: &Meter, name: &str, unit: &'static str, description: &'static 
 
 fn gauge(meter: &Meter, name: &str, unit: &'static str, description: &'static str) -> Gauge<u64> {
     meter.u64_gauge(format!("patient_notify_{name}")).with_unit(unit).with_description(description).build()
+}
+
+fn of_partitions(
+    meter: &Meter,
+    name: &str,
+    unit: &'static str,
+    description: &'static str,
+    value: lag::OfPartition,
+) {
+    observed(meter, name, unit, description, move |to| lag::observe_partitions(to, value));
+}
+
+/// The meter keeps what it calls at each scrape.
+fn observed(
+    meter: &Meter,
+    name: &str,
+    unit: &'static str,
+    description: &'static str,
+    observe: impl Fn(&dyn AsyncInstrument<f64>) + Send + Sync + 'static,
+) {
+    let gauge = meter.f64_observable_gauge(format!("patient_notify_{name}"));
+    let _kept_by_the_meter =
+        gauge.with_unit(unit).with_description(description).with_callback(observe).build();
 }
 
 fn seconds(meter: &Meter, name: &str, description: &'static str, bounds: &[f64]) -> Histogram<f64> {

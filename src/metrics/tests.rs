@@ -9,6 +9,8 @@ fn call_all() {
     records("pat.test-results.v1", "done", 3);
     ignored("pat.test-results.v1", Reason::ConflictingDuplicate, 1);
     deliveries(Channel::Sms, "sent", 2);
+    delivery_end(Channel::Email, "bounced");
+    circuit_open(Channel::Sms, true);
     provider_call(Channel::Sms, "sent", span);
     accept_to_provider(Purpose::TestResult, Urgency::Critical, span);
     statement("claim", 500, span);
@@ -54,8 +56,9 @@ fn child() {
         return;
     }
     call_all();
-    init("test").unwrap();
-    init("test").unwrap();
+    let metrics = config::Config::from_defaults().metrics;
+    init("test", &metrics).unwrap();
+    init("test", &metrics).unwrap();
     call_all();
     let text = render();
     for line in [

@@ -16,7 +16,7 @@ use super::store::Store;
 use super::unmatched;
 use crate::domain::{
     Case, Channel, DeliveryId, DeliveryRef, Fact, NotificationId, NotificationUpdate, Reason, Receipt,
-    ReceiptStatus, RecipientId, Redacted,
+    ReceiptStatus, RecipientId, Redacted, State,
 };
 use crate::metrics;
 
@@ -115,7 +115,26 @@ impl Store {
         unmatched::keep(&tx, updates, &mut applied, unmatched_expiry).await?;
         tx.commit().await.map_err(RecordError::at("updates_commit"))?;
         metrics::statement("updates", updates.len(), begun.elapsed());
+        count_ends(updates, &applied, &known);
         Ok(applied)
+    }
+}
+
+/// Counts the deliveries of which a receipt has told, as the first or against what was
+/// known, how they ended.
+fn count_ends(updates: &[Update<'_>], applied: &[Applied], known: &Known) {
+    for (one, applied) in updates.iter().zip(applied) {
+        let (Fact::Receipt { delivery, status, .. }, Applied::Changed) = (&one.update.fact, applied) else {
+            continue;
+        };
+        let receipt = Receipt { status: *status, at: one.update.occurred_at };
+        let leg = known.deliveries.get(delivery).and_then(|(delivery_id, notification_id)| {
+            known.cases.get(notification_id)?.channel_of(*delivery_id)
+        });
+        if let (Some(channel), Some((state, reason))) = (leg, receipt.meaning()) {
+            let arrived = state == State::Delivered;
+            metrics::delivery_end(channel, if arrived { state.as_str() } else { reason.as_str() });
+        }
     }
 }
 

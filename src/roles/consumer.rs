@@ -11,6 +11,7 @@ use super::Context;
 use super::wiring;
 use crate::decode::{Decoder, RecordKind};
 use crate::deliver::Providers;
+use crate::lag;
 use crate::plan::Settings;
 use crate::processor::{self, Flow, Notify, Parts};
 use crate::record::Store;
@@ -84,7 +85,13 @@ pub(super) async fn process(
         kafka: config.kafka.clone(),
         processor: config.processor.clone(),
     })?);
-    processor::run(parts, consumer, &ctx.health, ctx.shutdown.clone(), fatal).await?;
+    let every = Duration::from_millis(config.metrics.lag_interval_ms);
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(lag::watch(&consumer, every, stop.clone())?);
+    let ended = processor::run(parts, consumer, &ctx.health, ctx.shutdown.clone(), fatal).await;
+    stop.cancel();
+    watching.await?;
+    ended?;
     producer.flush(Duration::from_millis(config.kafka.produce_timeout_ms)).await?;
     Ok(())
 }

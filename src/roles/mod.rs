@@ -85,7 +85,6 @@ where
     Running: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     telemetry::init(&config.log)?;
-    metrics::init(name)?;
     let context =
         Context { config: Arc::new(config), health: Health::new(), shutdown: CancellationToken::new() };
     let timeout = Duration::from_millis(context.config.shutdown.timeout_ms);
@@ -102,6 +101,7 @@ where
     Role: FnOnce(Context) -> Running,
     Running: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
+    metrics::init(name, &context.config.metrics)?;
     let probes = telemetry::serve_metrics(&context.config.metrics.listen, Arc::clone(&context.health))
         .await
         .context(Unavailable("the probe port"))?;
@@ -118,7 +118,11 @@ where
     shutdown.cancel();
     probes.stop().await;
     // The exporter's thread waits for the runtime, which must not wait for it.
-    let _ = tokio::task::spawn_blocking(move || traces.end()).await;
+    let _ = tokio::task::spawn_blocking(move || {
+        traces.end();
+        metrics::end();
+    })
+    .await;
     ended.unwrap_or_else(|error: JoinError| Err(error.into()))
 }
 

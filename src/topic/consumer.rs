@@ -122,6 +122,19 @@ impl Consumer {
         self.shared.partitions()
     }
 
+    /// Whether this partition of this topic (full name) is assigned now.
+    #[must_use]
+    pub fn owns(&self, topic: &str, partition: i32) -> bool {
+        let assigned = self.shared.assigned.lock();
+        assigned.values().any(|one| one.partition == partition && *one.topic == *topic)
+    }
+
+    /// What it reads and how.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
     /// True while it is a member of the group and a broker answers.
     #[must_use]
     pub fn is_joined(&self) -> bool {

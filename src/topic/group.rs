@@ -15,6 +15,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
+use super::busy::Completed;
 use super::client::{QuietContext, kafka_client_config};
 use super::consumer::Options;
 use super::intake::Intake;
@@ -30,7 +31,8 @@ pub(super) struct Shared {
     pub(super) intake: Arc<Intake>,
     pub(super) assigned: Mutex<Assigned>,
     pub(super) epoch: AtomicU64,
-    pub(super) completed: Arc<AtomicU64>,
+    /// Records completed since the last commit, and since the start.
+    pub(super) completed: Arc<Completed>,
     pub(super) stopping: AtomicBool,
     /// In the group, and a broker answers.
     pub(super) joined: AtomicBool,

@@ -16,10 +16,23 @@ pub enum Begin {
     Known,
 }
 
+/// What an owner knows of its partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Offset after the last one of the contiguous prefix that is done; `None` before the
+    /// first.
+    pub next: Option<i64>,
+    /// The oldest offset in hand that is not done, and its record's own time in ms since 1970
+    /// (0: it has none); `None`: nothing is in hand.
+    pub head: Option<(i64, i64)>,
+}
+
 /// One offset in hand.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     offset: i64,
+    /// The record's own time, in ms since 1970; 0 when it has none.
+    timestamp_ms: i64,
     since: Instant,
     /// When work on it began; `None`: it waits.
     taken: Option<Instant>,
@@ -42,13 +55,14 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Takes an offset in hand.
-    pub fn begin(&mut self, offset: i64, now: Instant) -> Begin {
+    /// Takes an offset in hand. `timestamp_ms` is the record's own time, in ms since 1970; 0
+    /// when it has none.
+    pub fn begin(&mut self, offset: i64, timestamp_ms: i64, now: Instant) -> Begin {
         if self.newest.is_some_and(|newest| offset <= newest) {
             return Begin::Known;
         }
         self.newest = Some(offset);
-        self.slots.push_back(Slot { offset, since: now, taken: None, done: false });
+        self.slots.push_back(Slot { offset, timestamp_ms, since: now, taken: None, done: false });
         Begin::InHand
     }
 
@@ -107,6 +121,12 @@ impl Ledger {
         self.slots.iter().filter(|slot| !slot.done).count()
     }
 
+    /// What is done and what is not, for who measures the lag.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        Held { next: self.position, head: self.slots.front().map(|slot| (slot.offset, slot.timestamp_ms)) }
+    }
+
     /// Since when the head, which holds the commit back, is in hand.
     #[must_use]
     pub fn oldest_since(&self) -> Option<Instant> {
@@ -131,7 +151,7 @@ mod tests {
     fn begun(offsets: &[i64]) -> Ledger {
         let mut ledger = Ledger::default();
         for &offset in offsets {
-            assert_eq!(ledger.begin(offset, Instant::now()), Begin::InHand);
+            assert_eq!(ledger.begin(offset, 0, Instant::now()), Begin::InHand);
         }
         ledger
     }
@@ -221,13 +241,13 @@ mod tests {
                         }
                         let offset = log[read];
                         read += 1;
-                        prop_assert_eq!(ledger.begin(offset, now), Begin::InHand);
+                        prop_assert_eq!(ledger.begin(offset, 0, now), Begin::InHand);
                         in_hand.insert(offset);
                     }
                     Step::Redeliver(back) => {
                         let at = read.checked_sub(1 + usize::from(back));
                         if let Some(at) = at.filter(|&at| at >= first_read) {
-                            prop_assert_eq!(ledger.begin(log[at], now), Begin::Known);
+                            prop_assert_eq!(ledger.begin(log[at], 0, now), Begin::Known);
                         }
                     }
                     Step::Complete(which) => {

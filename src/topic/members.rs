@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 
 use super::client::kafka_client_config;
@@ -40,7 +40,19 @@ pub struct Member {
 /// When the broker does not answer within its time.
 pub fn read(kafka: &config::Kafka, group: &str) -> Result<Option<Group>, KafkaError> {
     let consumer: BaseConsumer = kafka_client_config(kafka).create()?;
-    let list = consumer.fetch_group_list(Some(group), TIMEOUT)?;
+    of(&consumer, group, TIMEOUT)
+}
+
+/// As [`read`], with a client that is there already.
+///
+/// # Errors
+/// When the broker does not answer in this time.
+pub fn of<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    group: &str,
+    timeout: Duration,
+) -> Result<Option<Group>, KafkaError> {
+    let list = client.fetch_group_list(Some(group), timeout)?;
     let found = list.groups().iter().find(|found| found.name() == group);
     Ok(found.filter(|found| found.state() != "Dead").map(|found| Group {
         state: found.state().to_owned(),

@@ -1,8 +1,10 @@
 //! The Kafka edge: consumer, ledger, producer, dead letters, administration.
-//! The only room that imports rdkafka.
+//! Beside it, only
+//! [`crate::lag`] imports rdkafka.
 
 pub mod access;
 pub mod admin;
+pub mod busy;
 pub mod client;
 pub mod consumer;
 pub mod dead_letter;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::ledger::{Begin, Ledger};
+use super::busy::Completed;
+use super::ledger::{Begin, Held, Ledger};
 use crate::domain::Redacted;
 
 /// A record as it came from the broker, with the ticket that its processing owes.
@@ -103,8 +104,8 @@ pub struct Partition {
     full: AtomicBool,
     /// What librdkafka was told last, for whatever reason.
     paused: AtomicBool,
-    /// Completions of all partitions since the last commit, shared with the poll thread.
-    completed: Arc<AtomicU64>,
+    /// Completions of all partitions, shared with the poll thread.
+    completed: Arc<Completed>,
 }
 
 impl Partition {
@@ -116,7 +117,7 @@ impl Partition {
         epoch: u64,
         bulk: bool,
         bounds: Bounds,
-        completed: Arc<AtomicU64>,
+        completed: Arc<Completed>,
     ) -> Arc<Self> {
         Arc::new(Self {
             topic,
@@ -138,7 +139,9 @@ impl Partition {
     /// A redelivery of an offset in hand is dropped here.
     pub fn push(self: &Arc<Self>, arrival: Arrival) {
         let mut inner = self.inner.lock();
-        if self.is_closing() || inner.ledger.begin(arrival.offset, Instant::now()) == Begin::Known {
+        if self.is_closing()
+            || inner.ledger.begin(arrival.offset, arrival.timestamp_ms, Instant::now()) == Begin::Known
+        {
             return;
         }
         let record = Record {
@@ -266,6 +269,12 @@ impl Partition {
         self.inner.lock().ledger.offer_anew();
     }
 
+    /// What is done of it and what is not.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        self.inner.lock().ledger.held()
+    }
+
     /// How long the record that holds the commit back has been in hand.
     #[must_use]
     pub fn oldest_age(&self) -> Option<Duration> {
@@ -322,7 +331,7 @@ impl Ticket {
         self.settled = true;
         let mut inner = self.partition.inner.lock();
         inner.ledger.complete(self.offset);
-        self.partition.completed.fetch_add(1, Ordering::Relaxed);
+        self.partition.completed.one();
         self.leave(&mut inner);
     }
 

@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use tracing::{error, info, warn};
 
+use super::busy::Busy;
 use super::group::{GroupContext, Shared, committable};
 use super::partition::{Arrival, Partition};
 use super::yielding::Yielding;
@@ -35,6 +36,7 @@ pub(super) fn poll_loop(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContex
     let mut last_error: Option<(RDKafkaErrorCode, Instant)> = None;
     let mut topics: Vec<Arc<str>> = Vec::new();
     let mut yielding = Yielding::default();
+    let mut busy = Busy::new(Instant::now());
     while !shared.stopping.load(Ordering::Acquire) {
         shared.beat();
         let mut wait = POLL_WAIT;
@@ -56,10 +58,10 @@ pub(super) fn poll_loop(shared: &Arc<Shared>, consumer: BaseConsumer<GroupContex
             wait = Duration::ZERO;
         }
         pause_and_resume(shared, &consumer, &mut yielding);
-        observe(shared);
+        observe(shared, &mut busy);
         let interval = Duration::from_millis(shared.options.processor.commit_interval_ms);
         if last_commit.elapsed() >= interval
-            || shared.completed.load(Ordering::Relaxed) >= shared.options.processor.commit_every_records
+            || shared.completed.since_commit() >= shared.options.processor.commit_every_records
         {
             if last_anew.elapsed() >= COMMIT_ANEW {
                 shared.partitions().iter().for_each(|partition| partition.offer_anew());
@@ -147,7 +149,7 @@ fn pause_and_resume(shared: &Shared, consumer: &BaseConsumer<GroupContext>, yiel
 }
 
 /// What the partitions hold, as metrics.
-fn observe(shared: &Shared) {
+fn observe(shared: &Shared, busy: &mut Busy) {
     let partitions = shared.partitions();
     let paused = partitions.iter().filter(|partition| partition.is_paused()).count();
     metrics::partitions(partitions.len() as u64, paused as u64);
@@ -156,6 +158,9 @@ fn observe(shared: &Shared) {
         .map(|partition| partition.queued())
         .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     metrics::queue(records as u64, bytes as u64);
+    if let Some(load) = busy.observe(records > 0, shared.completed.ever(), Instant::now()) {
+        metrics::busy(load.ratio, load.true_rate);
+    }
     let oldest = partitions.iter().filter_map(|partition| partition.oldest_age()).max();
     let oldest_ms = oldest.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     metrics::oldest_in_hand_age_ms(oldest_ms);
@@ -184,7 +189,7 @@ fn pause_or_resume(
 }
 
 fn commit_async(shared: &Shared, consumer: &BaseConsumer<GroupContext>) {
-    shared.completed.store(0, Ordering::Relaxed);
+    shared.completed.commit();
     let partitions = shared.partitions();
     let offsets = committable(&partitions);
     if offsets.count() == 0 {

@@ -44,6 +44,7 @@ mod inbox_page;
 mod jobs;
 mod no_health_information_leaks;
 mod none_lost_none_doubled;
+mod observability;
 mod operations;
 mod order_within_a_recipient;
 mod provider_faults;

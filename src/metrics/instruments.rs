@@ -67,11 +67,12 @@ impl Intake {
                 "How long a rebalance kept records waiting",
                 &CALL_SECONDS,
             ),
-            oldest_in_hand: meter
-                .f64_gauge("patient_notify_oldest_in_hand_age")
-                .with_unit("s")
-                .with_description("Age of the record that has been in hand longest; 0: none")
-                .build(),
+            oldest_in_hand: measure(
+                meter,
+                "oldest_in_hand_age",
+                "s",
+                "Age of the record that has been in hand longest; 0: none",
+            ),
             queue_records: gauge(meter, "queue_records", "{record}", "Records that wait in this process"),
             queue_bytes: gauge(meter, "queue", "By", "Bytes of the records that wait in this process"),
         }
@@ -209,11 +210,12 @@ impl Queues {
                 "{row}",
                 "Rows that are due, by queue and urgency; at most 10,000 a queue are counted",
             ),
-            due_oldest_age: meter
-                .f64_gauge("patient_notify_due_oldest_age")
-                .with_unit("s")
-                .with_description("For how long the oldest row has been due, by queue and urgency")
-                .build(),
+            due_oldest_age: measure(
+                meter,
+                "due_oldest_age",
+                "s",
+                "For how long the oldest row has been due, by queue and urgency",
+            ),
             escalated: counter(
                 meter,
                 "escalated",
@@ -254,11 +256,7 @@ impl Cron {
                 "From a tick's first runner to its end, by job",
                 &WAY_SECONDS,
             ),
-            done_age: meter
-                .f64_gauge("patient_notify_cron_done_age")
-                .with_unit("s")
-                .with_description("Since the last done tick of a job ended")
-                .build(),
+            done_age: measure(meter, "cron_done_age", "s", "Since the last done tick of a job ended"),
             counted: gauge(meter, "cron_counted", "{row}", "What a job's last done tick counted"),
         }
     }
@@ -272,17 +270,15 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn new(meter: &Meter) -> Self {
-        let gauge = |name: &str, unit: &'static str, description: &'static str| {
-            let gauge = meter.f64_gauge(format!("patient_notify_{name}"));
-            gauge.with_unit(unit).with_description(description).build()
-        };
         Self {
-            busy: gauge(
+            busy: measure(
+                meter,
                 "processor_busy_ratio",
                 "{ratio}",
                 "Share of the last 30 s in which records waited in this process, 0 to 1",
             ),
-            true_rate: gauge(
+            true_rate: measure(
+                meter,
                 "processor_true_rate",
                 "{record_per_second}",
                 "Records per second in the last 30 s in which records waited all the time",
@@ -297,7 +293,7 @@ pub(super) fn lag(meter: &Meter) {
         meter,
         "consumer_lag_messages",
         "{record}",
-        "Records that are kept, can be read and are not committed",
+        "Records that are not committed",
         lag::messages,
     );
     of_partitions(
@@ -371,6 +367,10 @@ fn gauge(meter: &Meter, name: &str, unit: &'static str, description: &'static st
     meter.u64_gauge(format!("patient_notify_{name}")).with_unit(unit).with_description(description).build()
 }
 
+fn measure(meter: &Meter, name: &str, unit: &'static str, description: &'static str) -> Gauge<f64> {
+    meter.f64_gauge(format!("patient_notify_{name}")).with_unit(unit).with_description(description).build()
+}
+
 fn of_partitions(
     meter: &Meter,
     name: &str,
@@ -389,9 +389,8 @@ fn observed(
     description: &'static str,
     observe: impl Fn(&dyn AsyncInstrument<f64>) + Send + Sync + 'static,
 ) {
-    let gauge = meter.f64_observable_gauge(format!("patient_notify_{name}"));
-    let _kept_by_the_meter =
-        gauge.with_unit(unit).with_description(description).with_callback(observe).build();
+    let gauge = meter.f64_observable_gauge(format!("patient_notify_{name}")).with_unit(unit);
+    let _kept_by_the_meter = gauge.with_description(description).with_callback(observe).build();
 }
 
 fn seconds(meter: &Meter, name: &str, description: &'static str, bounds: &[f64]) -> Histogram<f64> {

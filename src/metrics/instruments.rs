@@ -289,41 +289,31 @@ impl Load {
 
 /// Lag. It is looked up at each scrape, so that what is no longer owned is gone from it.
 pub(super) fn lag(meter: &Meter) {
-    of_partitions(
-        meter,
-        "consumer_lag_messages",
-        "{record}",
-        "Records that are not committed",
-        lag::messages,
-    );
-    of_partitions(
-        meter,
-        "consumer_lag",
-        "s",
-        "Age of the oldest uncommitted record by its own timestamp; 0: none",
-        lag::seconds,
-    );
-    of_partitions(
-        meter,
-        "consumer_partition_stalled",
-        "{flag}",
-        "1 while records wait and the committed offset does not move",
-        lag::stalled,
-    );
-    of_partitions(
-        meter,
-        "consumer_partition_lost_records",
-        "{record}",
-        "Records that retention deleted before they were committed, as the offsets show it now",
-        lag::lost_records,
-    );
-    of_partitions(
-        meter,
-        "consumer_retention_headroom",
-        "s",
-        "Until retention by time deletes the oldest uncommitted record; +Inf: it never does",
-        lag::retention_headroom,
-    );
+    const OF_PARTITIONS: [(&str, &str, &str, lag::OfPartition); 5] = [
+        ("consumer_lag_messages", "{record}", "Records that are not committed", lag::messages),
+        ("consumer_lag", "s", "Age of the oldest uncommitted record by its timestamp; 0: none", lag::seconds),
+        (
+            "consumer_partition_stalled",
+            "{flag}",
+            "1 while records wait and the committed offset does not move",
+            lag::stalled,
+        ),
+        (
+            "consumer_partition_lost_records",
+            "{record}",
+            "Records that retention deleted before they were committed, as the offsets show it now",
+            lag::lost_records,
+        ),
+        (
+            "consumer_retention_headroom",
+            "s",
+            "Until retention by time deletes the oldest uncommitted record; +Inf: it never does",
+            lag::retention_headroom,
+        ),
+    ];
+    for (name, unit, description, value) in OF_PARTITIONS {
+        observed(meter, name, unit, description, move |to| lag::observe_partitions(to, value));
+    }
     observed(
         meter,
         "consumer_arrival_rate",
@@ -369,16 +359,6 @@ fn gauge(meter: &Meter, name: &str, unit: &'static str, description: &'static st
 
 fn measure(meter: &Meter, name: &str, unit: &'static str, description: &'static str) -> Gauge<f64> {
     meter.f64_gauge(format!("patient_notify_{name}")).with_unit(unit).with_description(description).build()
-}
-
-fn of_partitions(
-    meter: &Meter,
-    name: &str,
-    unit: &'static str,
-    description: &'static str,
-    value: lag::OfPartition,
-) {
-    observed(meter, name, unit, description, move |to| lag::observe_partitions(to, value));
 }
 
 /// The meter keeps what it calls at each scrape.

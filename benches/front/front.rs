@@ -32,7 +32,7 @@ pub struct Front {
 
 impl Front {
     pub async fn start(mut config: Config) -> anyhow::Result<Self> {
-        metrics::init("app")?;
+        metrics::init("app", &config.metrics)?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         config.app.listen = address.to_string();
         let folder = tempfile::tempdir()?;

@@ -18,6 +18,7 @@ pub mod callbacks;
 pub mod dlq;
 pub mod doctor;
 pub mod jobs;
+pub mod lag;
 pub mod produce;
 pub mod schemas;
 pub mod topics;
@@ -95,6 +96,8 @@ pub enum Command {
     Callbacks(callbacks::CallbacksCommand),
     /// Look whether all that the deployments need is there, and say what mends it.
     Doctor(doctor::Options),
+    /// How far consumer groups are behind: messages, age, rates, time to drain, and how they stand.
+    Lag(lag::Options),
     /// Publish sample events as a laboratory would.
     Produce(produce::Options),
     /// Look at the configuration.
@@ -185,6 +188,7 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::Jobs(command) => tool(file, async move |config| jobs::run(config, command).await),
         Command::Callbacks(command) => tool(file, async move |config| callbacks::run(config, command).await),
         Command::Doctor(options) => tool(file, async move |config| doctor::run(config, options).await),
+        Command::Lag(options) => tool(file, async move |config| lag::run(config, options).await),
         Command::Produce(options) => tool(file, async move |config| produce::run(config, options).await),
         Command::Config(command) => self::config(command, file),
     }

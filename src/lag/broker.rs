@@ -218,10 +218,8 @@ fn of_topic(
                     client.pause(&done)?;
                 }
             }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                if wanted.contains_key(&partition) {
-                    found.entry(partition).or_insert(First::None);
-                }
+            Some(Err(KafkaError::PartitionEOF(partition))) if wanted.contains_key(&partition) => {
+                found.entry(partition).or_insert(First::None);
             }
             // librdkafka goes on by itself; whether it could, the deadline tells.
             Some(Err(_)) => {}

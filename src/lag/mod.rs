@@ -19,3 +19,6 @@ pub use owned::watch;
 pub use reader::{ReadError, Reader};
 pub use reading::{GroupReading, Ownership, PartitionReading, Retention};
 pub use window::{GroupStanding, PartitionStanding, TopicStanding, Window};
+
+#[cfg(test)]
+mod tests;

@@ -67,11 +67,12 @@ impl Intake {
                 "How long a rebalance kept records waiting",
                 &CALL_SECONDS,
             ),
-            oldest_in_hand: meter
-                .f64_gauge("patient_notify_oldest_in_hand_age")
-                .with_unit("s")
-                .with_description("Age of the record that has been in hand longest; 0: none")
-                .build(),
+            oldest_in_hand: measure(
+                meter,
+                "oldest_in_hand_age",
+                "s",
+                "Age of the record that has been in hand longest; 0: none",
+            ),
             queue_records: gauge(meter, "queue_records", "{record}", "Records that wait in this process"),
             queue_bytes: gauge(meter, "queue", "By", "Bytes of the records that wait in this process"),
         }
@@ -223,11 +224,12 @@ impl Queues {
                 "{row}",
                 "Rows that are due, by queue and urgency; at most 10,000 a queue are counted",
             ),
-            due_oldest_age: meter
-                .f64_gauge("patient_notify_due_oldest_age")
-                .with_unit("s")
-                .with_description("For how long the oldest row has been due, by queue and urgency")
-                .build(),
+            due_oldest_age: measure(
+                meter,
+                "due_oldest_age",
+                "s",
+                "For how long the oldest row has been due, by queue and urgency",
+            ),
             escalated: counter(
                 meter,
                 "escalated",
@@ -268,11 +270,7 @@ impl Cron {
                 "From a tick's first runner to its end, by job",
                 &WAY_SECONDS,
             ),
-            done_age: meter
-                .f64_gauge("patient_notify_cron_done_age")
-                .with_unit("s")
-                .with_description("Since the last done tick of a job ended")
-                .build(),
+            done_age: measure(meter, "cron_done_age", "s", "Since the last done tick of a job ended"),
             counted: gauge(meter, "cron_counted", "{row}", "What a job's last done tick counted"),
         }
     }
@@ -286,17 +284,15 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn new(meter: &Meter) -> Self {
-        let gauge = |name: &str, unit: &'static str, description: &'static str| {
-            let gauge = meter.f64_gauge(format!("patient_notify_{name}"));
-            gauge.with_unit(unit).with_description(description).build()
-        };
         Self {
-            busy: gauge(
+            busy: measure(
+                meter,
                 "processor_busy_ratio",
                 "{ratio}",
                 "Share of the last 30 s in which records waited in this process, 0 to 1",
             ),
-            true_rate: gauge(
+            true_rate: measure(
+                meter,
                 "processor_true_rate",
                 "{record_per_second}",
                 "Records per second in the last 30 s in which records waited all the time",
@@ -307,41 +303,31 @@ impl Load {
 
 /// Lag. It is looked up at each scrape, so that what is no longer owned is gone from it.
 pub(super) fn lag(meter: &Meter) {
-    of_partitions(
-        meter,
-        "consumer_lag_messages",
-        "{record}",
-        "Records that are kept, can be read and are not committed",
-        lag::messages,
-    );
-    of_partitions(
-        meter,
-        "consumer_lag",
-        "s",
-        "Age of the oldest uncommitted record by its own timestamp; 0: none",
-        lag::seconds,
-    );
-    of_partitions(
-        meter,
-        "consumer_partition_stalled",
-        "{flag}",
-        "1 while records wait and the committed offset does not move",
-        lag::stalled,
-    );
-    of_partitions(
-        meter,
-        "consumer_partition_lost_records",
-        "{record}",
-        "Records that retention deleted before they were committed, as the offsets show it now",
-        lag::lost_records,
-    );
-    of_partitions(
-        meter,
-        "consumer_retention_headroom",
-        "s",
-        "Until retention by time deletes the oldest uncommitted record; +Inf: it never does",
-        lag::retention_headroom,
-    );
+    const OF_PARTITIONS: [(&str, &str, &str, lag::OfPartition); 5] = [
+        ("consumer_lag_messages", "{record}", "Records that are not committed", lag::messages),
+        ("consumer_lag", "s", "Age of the oldest uncommitted record by its timestamp; 0: none", lag::seconds),
+        (
+            "consumer_partition_stalled",
+            "{flag}",
+            "1 while records wait and the committed offset does not move",
+            lag::stalled,
+        ),
+        (
+            "consumer_partition_lost_records",
+            "{record}",
+            "Records that retention deleted before they were committed, as the offsets show it now",
+            lag::lost_records,
+        ),
+        (
+            "consumer_retention_headroom",
+            "s",
+            "Until retention by time deletes the oldest uncommitted record; +Inf: it never does",
+            lag::retention_headroom,
+        ),
+    ];
+    for (name, unit, description, value) in OF_PARTITIONS {
+        observed(meter, name, unit, description, move |to| lag::observe_partitions(to, value));
+    }
     observed(
         meter,
         "consumer_arrival_rate",
@@ -385,14 +371,8 @@ fn gauge(meter: &Meter, name: &str, unit: &'static str, description: &'static st
     meter.u64_gauge(format!("patient_notify_{name}")).with_unit(unit).with_description(description).build()
 }
 
-fn of_partitions(
-    meter: &Meter,
-    name: &str,
-    unit: &'static str,
-    description: &'static str,
-    value: lag::OfPartition,
-) {
-    observed(meter, name, unit, description, move |to| lag::observe_partitions(to, value));
+fn measure(meter: &Meter, name: &str, unit: &'static str, description: &'static str) -> Gauge<f64> {
+    meter.f64_gauge(format!("patient_notify_{name}")).with_unit(unit).with_description(description).build()
 }
 
 /// The meter keeps what it calls at each scrape.
@@ -403,9 +383,8 @@ fn observed(
     description: &'static str,
     observe: impl Fn(&dyn AsyncInstrument<f64>) + Send + Sync + 'static,
 ) {
-    let gauge = meter.f64_observable_gauge(format!("patient_notify_{name}"));
-    let _kept_by_the_meter =
-        gauge.with_unit(unit).with_description(description).with_callback(observe).build();
+    let gauge = meter.f64_observable_gauge(format!("patient_notify_{name}")).with_unit(unit);
+    let _kept_by_the_meter = gauge.with_description(description).with_callback(observe).build();
 }
 
 fn seconds(meter: &Meter, name: &str, description: &'static str, bounds: &[f64]) -> Histogram<f64> {

@@ -1,6 +1,9 @@
 //! What `/metrics` shows.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
+use crate::lag::{GroupReading, GroupStanding, Ownership, PartitionReading, Retention, Window};
 
 const CHILD: &str = "PATIENT_NOTIFY_TEST_METRICS";
 
@@ -34,6 +37,69 @@ fn call_all() {
     webhook("twilio", "published");
     oldest_in_hand_age_ms(1500);
     queue(10, 4096);
+    busy(0.25, Some(400.0));
+}
+
+/// A group of which partition 3 stands and partition 4 moves, after 10 s.
+fn standing() -> GroupStanding {
+    let partition = |partition, committed, high: i64| PartitionReading {
+        topic: "pat.test-results.v1".to_owned(),
+        partition,
+        committed: Some(committed),
+        low: 0,
+        high,
+        oldest_offset: (committed < high).then_some(committed),
+        oldest_timestamp_ms: None,
+        oldest_age_ms: (committed < high).then_some(10_000),
+        lag_messages: high - committed,
+        owner: Ownership::Owned(String::new()),
+        retention: Retention::Endless,
+    };
+    let mut window = Window::new(Duration::from_secs(30));
+    for second in [0, 10] {
+        window.push(GroupReading {
+            group: "g".to_owned(),
+            group_state: None,
+            members: 1,
+            taken: Duration::from_secs(second),
+            at_ms: 0,
+            partitions: vec![partition(3, 5, 8), partition(4, second.cast_signed(), second.cast_signed())],
+            missing_topics: Vec::new(),
+        });
+    }
+    window.standing().unwrap()
+}
+
+/// Lag of owned partitions is shown as long as they are owned, and as long as somebody tells.
+fn lag_comes_and_goes() {
+    let owned = Arc::new(AtomicBool::new(true));
+    let owns = Arc::clone(&owned);
+    let teller = LagTeller::of_owned(move |_, partition| partition == 4 || owns.load(Ordering::Relaxed));
+    teller.tell(standing());
+    let text = render();
+    let of = |partition| format!(r#"{{group="g",partition="{partition}",topic="pat.test-results.v1"}}"#);
+    let topic = r#"{group="g",topic="pat.test-results.v1"}"#;
+    for line in [
+        format!("patient_notify_consumer_lag_messages{} 3", of(3)),
+        format!("patient_notify_consumer_lag_seconds{} 0", of(4)),
+        format!("patient_notify_consumer_partition_stalled{} 1", of(3)),
+        format!("patient_notify_consumer_partition_stalled{} 0", of(4)),
+        format!("patient_notify_consumer_partition_lost_records{} 0", of(4)),
+        format!("patient_notify_consumer_retention_headroom_seconds{} +Inf", of(4)),
+        format!("patient_notify_consumer_arrival_rate{topic} 1"),
+        format!("patient_notify_consumer_processing_rate{topic} 1"),
+        format!("patient_notify_consumer_drain_seconds{topic} +Inf"),
+    ] {
+        assert!(text.lines().any(|l| l == line), "missing: {line}\n{text}");
+    }
+    let age = format!("patient_notify_consumer_lag_seconds{} 10", of(3));
+    assert!(text.contains(&age) && text.contains("patient_notify_consumer_reading_age_seconds"), "{text}");
+
+    owned.store(false, Ordering::Relaxed);
+    let text = render();
+    assert!(!text.contains(r#"partition="3""#) && text.contains(r#"partition="4""#), "{text}");
+    drop(teller);
+    assert!(!render().contains("consumer_lag"), "nobody tells");
 }
 
 /// The instruments are one a process, and other tests of this binary count too:
@@ -91,11 +157,14 @@ fn child() {
         "patient_notify_oldest_in_hand_age_seconds 1.5",
         "patient_notify_queue_records 10",
         "patient_notify_queue_bytes 4096",
+        "patient_notify_processor_busy_ratio 0.25",
+        "patient_notify_processor_true_rate 400",
         concat!("patient_notify_build_info{role=\"test\",version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
         assert!(text.lines().any(|l| l == line), "missing: {line}\n{text}");
     }
 
+    lag_comes_and_goes();
     for number in 0..2 * TOPICS_MAX {
         records(&format!("t-{number}"), "done", 1);
     }

@@ -1,5 +1,7 @@
 //! Topics and groups, their names and sizes (ARCHITECTURE.md, "Topics").
 
+use std::collections::BTreeMap;
+
 /// A topic of the system, without the configured prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Topic {
@@ -70,6 +72,19 @@ pub const ALL: [Topic; 5] =
 pub const DLQ_PARTITIONS: i32 = 6;
 /// How long dead letters are kept.
 pub const DLQ_RETENTION_MS: i64 = 30 * DAY_MS;
+
+/// Full names of our groups under a prefix, each with the full names of the topics that it
+/// reads.
+#[must_use]
+pub fn groups(prefix: &str) -> BTreeMap<String, Vec<String>> {
+    let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for topic in &ALL {
+        if let Some(group) = topic.full_group(prefix) {
+            groups.entry(group).or_default().push(topic.full_name(prefix));
+        }
+    }
+    groups
+}
 
 /// The dead-letter topic of a topic (full name in, full name out).
 #[must_use]

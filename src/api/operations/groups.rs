@@ -14,14 +14,7 @@ use crate::topic::names;
 impl Operations {
     /// Full names of our groups, each with the full names of its topics.
     fn groups(&self) -> BTreeMap<String, Vec<String>> {
-        let prefix = &self.setup.kafka.topic_prefix;
-        let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for topic in &names::ALL {
-            if let Some(group) = topic.full_group(prefix) {
-                groups.entry(group).or_default().push(topic.full_name(prefix));
-            }
-        }
-        groups
+        names::groups(&self.setup.kafka.topic_prefix)
     }
 
     pub(super) async fn lag(

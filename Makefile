@@ -66,6 +66,7 @@ test: test-deps ## Unit, documentation and integration tests on a stack of their
 	@cargo build --locked --bin patient-notify -j $(JOBS)
 	@cargo test --locked --no-run -j $(JOBS)
 	@scripts/manifests/run.sh test_manifests.py
+	@scripts/manifests/run.sh test_settings.py '$(debug)'
 	@'$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS) -- --skip endurance
 	@exec '$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS) --test integration -- --nocapture endurance
 

@@ -118,7 +118,7 @@ lint-breaking: check-deps ## buf, on the gRPC contracts against the previous mai
 
 .PHONY: lint-scripts
 lint-scripts: check-deps ## shellcheck
-	@shellcheck --external-sources scripts/*.sh scripts/manifests/*.sh .ci/run
+	@shellcheck --external-sources scripts/*.sh scripts/manifests/*.sh deploy/apply.sh .ci/run
 
 .PHONY: lint-manifests
 lint-manifests: check-deps ## What deploy/ renders to, without a cluster

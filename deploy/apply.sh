@@ -51,7 +51,7 @@ main() {
 }
 
 # Server-side, so that what an autoscaler owns stays its own, and a misspelt field is refused.
-apply() { kubectl apply --server-side --field-manager patient-notify --validate strict --filename - "$@"; }
+apply() { kubectl apply --server-side --field-manager patient-notify --validate=strict --filename - "$@"; }
 
 await_setup() {
   local -r until=$((SECONDS + SETUP_WAIT_S))

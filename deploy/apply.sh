@@ -3,6 +3,7 @@
 #
 #   deploy/apply.sh prod [simple|rate-aware|external]
 #   deploy/apply.sh kind
+#   deploy/apply.sh scaling simple|rate-aware|external     the last step alone
 #
 # 1. what nothing runs from: settings, accounts, policies, and the setup job (the database's
 #    schema, topics with first offsets, subjects), which is waited for;
@@ -33,9 +34,14 @@ main() {
   case $overlay in
     prod) scaling=keda/overlays/${2:-simple} ;;
     kind) scaling=k8s/overlays/kind/keda ;;
-    *) die "which overlay? prod or kind" ;;
+    scaling) scaling=keda/overlays/${2:-} ;;
+    *) die "what? prod, kind or scaling" ;;
   esac
-  [[ -d $scaling ]] || die "there is no $scaling: simple, rate-aware or external"
+  [[ -f $scaling/kustomization.yaml ]] || die "there is no $scaling: simple, rate-aware or external"
+  if [[ $overlay == scaling ]]; then
+    kubectl kustomize "$scaling" | apply
+    return
+  fi
 
   # A job cannot be changed, only made anew.
   kubectl delete job "$SETUP" --namespace "$NAMESPACE" --ignore-not-found --wait
@@ -50,7 +56,8 @@ main() {
   done
 }
 
-# Server-side, so that what an autoscaler owns stays its own, and a misspelt field is refused.
+# Server-side: what an autoscaler or an incident's annotation owns stays its own, what another
+# overlay had said goes, and a misspelt field is refused.
 apply() { kubectl apply --server-side --field-manager patient-notify --validate=strict --filename - "$@"; }
 
 await_setup() {

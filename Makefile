@@ -66,6 +66,7 @@ test: test-deps ## Unit, documentation and integration tests on a stack of their
 	@cargo build --locked --bin patient-notify -j $(JOBS)
 	@cargo test --locked --no-run -j $(JOBS)
 	@scripts/manifests/run.sh test_manifests.py
+	@scripts/manifests/run.sh test_settings.py '$(debug)'
 	@'$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS) -- --skip endurance
 	@exec '$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS) --test integration -- --nocapture endurance
 
@@ -117,7 +118,7 @@ lint-breaking: check-deps ## buf, on the gRPC contracts against the previous mai
 
 .PHONY: lint-scripts
 lint-scripts: check-deps ## shellcheck
-	@shellcheck --external-sources scripts/*.sh scripts/manifests/*.sh .ci/run
+	@shellcheck --external-sources scripts/*.sh scripts/manifests/*.sh deploy/apply.sh .ci/run
 
 .PHONY: lint-manifests
 lint-manifests: check-deps ## What deploy/ renders to, without a cluster

@@ -211,6 +211,9 @@ def formula(one):
     """A formula's names are those of its triggers."""
     modifiers = one["spec"].get("advanced", {}).get("scalingModifiers")
     if not modifiers:
+        yield f"{where(one)}: scalingModifiers has no formula, not even an empty one: a way back would be refused"
+        return
+    if not modifiers["formula"]:
         return
     triggers = {trigger.get("name") for trigger in one["spec"]["triggers"]}
     functions = {"max", "min", "ceil", "floor", "abs", "round", "float", "int", "sum", "mean", "median", "count"}

@@ -92,3 +92,20 @@ async fn the_autoscaler_sees_what_is_due_now_and_only_as_far_as_it_can_use() {
     execute(&world, &deliveries(35_000, "bulk", "queued", 60)).await;
     assert_eq!(seen(&world).await, (15_000, 30_000), "no more is counted than the most pods need");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_autoscaler_s_role_sees_counts_and_nothing_else() {
+    let world = World::new().await;
+    // Twice: again changes nothing.
+    for _ in 0..2 {
+        execute(&world, include_str!("../../deploy/postgres/scaler-role.sql")).await;
+    }
+    execute(&world, &deliveries(3, "high", "queued", 60)).await;
+    let client = world.pool.get().await.unwrap();
+    client.batch_execute("SET ROLE patient_notify_scaler").await.unwrap();
+    let due = "SELECT due FROM scaler_due_deliveries WHERE lane = 'urgent'";
+    assert_eq!(client.query_one(due, &[]).await.unwrap().get::<_, i64>("due"), 3);
+    let refused = client.query("SELECT FROM delivery", &[]).await.unwrap_err();
+    assert_eq!(refused.code(), Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE));
+    client.batch_execute("RESET ROLE").await.unwrap();
+}

@@ -101,7 +101,6 @@ install_debian_packages() {
   has_header zlib zlib.h || packages+=(zlib1g-dev)
   if [[ $group == check ]]; then
     command -v shellcheck >/dev/null || packages+=(shellcheck)
-    find_yaml_python >/dev/null || packages+=(python3 python3-yaml)
   else
     find_java >/dev/null || packages+=(openjdk-17-jre-headless)
   fi
@@ -145,18 +144,6 @@ find_root() {
     die "$1"
   fi
   root=(sudo)
-}
-
-# The rules of deploy/observability are YAML, which Python cannot read by itself.
-find_yaml_python() {
-  local candidate
-  for candidate in python3 /usr/bin/python3; do
-    if command -v "$candidate" >/dev/null && "$candidate" -c 'import yaml' 2>/dev/null; then
-      printf '%s\n' "$candidate"
-      return 0
-    fi
-  done
-  return 1
 }
 
 find_java() {

@@ -8,6 +8,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=tools/versions.env
 source tools/versions.env
+# shellcheck source=scripts/find-python.sh
+source scripts/find-python.sh
 # shellcheck source=scripts/tools-dir.sh
 source scripts/tools-dir.sh
 
@@ -16,18 +18,7 @@ die() {
   exit 1
 }
 
-yaml_python() {
-  local candidate
-  for candidate in python3 /usr/bin/python3; do
-    if command -v "$candidate" >/dev/null && "$candidate" -c 'import yaml' 2>/dev/null; then
-      printf '%s\n' "$candidate"
-      return 0
-    fi
-  done
-  die "no python3 with yaml found: run scripts/install.sh check"
-}
-
-python=$(yaml_python)
+python=$(find_python yaml) || die "no python3 with yaml found: run scripts/install.sh check"
 export PROMTOOL=$TOOLS_DIR/prometheus-$PROMETHEUS_VERSION/bin/promtool
 # No folder of compiled modules beside the sources.
 export PYTHONDONTWRITEBYTECODE=1

@@ -87,7 +87,8 @@ impl Prometheus {
     /// Every rule, by what it is called and how its last evaluation went.
     async fn rules(&self) -> Option<Vec<(String, String)>> {
         let groups = self.get("rules", &[]).await?;
-        let rules = groups["groups"].as_array()?.iter().filter_map(|group| group["rules"].as_array()).flatten();
+        let rules =
+            groups["groups"].as_array()?.iter().filter_map(|group| group["rules"].as_array()).flatten();
         let word = |rule: &Value, key: &str| rule[key].as_str().unwrap_or_default().to_owned();
         Some(
             rules
@@ -171,5 +172,6 @@ async fn every_rule_is_evaluated_on_what_running_roles_tell() {
     // It is back: what was held goes out, and nobody is told.
     world.sandbox.faults.clear();
     world.until_sent(40, DEADLINE).await;
-    eventually("the closed circuit is seen", DEADLINE, async || prometheus.value(pending).await.is_none()).await;
+    eventually("the closed circuit is seen", DEADLINE, async || prometheus.value(pending).await.is_none())
+        .await;
 }

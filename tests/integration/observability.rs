@@ -164,7 +164,7 @@ async fn every_rule_is_evaluated_on_what_running_roles_tell() {
         "topic:patient_notify_consumer_lag_messages:sum",
         "topic:patient_notify_consumer_lag_seconds:max",
         "workload:patient_notify_processor_busy_ratio:avg",
-        r#"patient_notify_due_depth{queue="notifications"}"#,
+        r#"patient_notify_due_depth{queue="deliveries"}"#,
     ] {
         eventually(series, DEADLINE, async || prometheus.value(series).await).await;
     }

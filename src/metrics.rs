@@ -4,6 +4,7 @@
 //! [`crate::domain`], static names, topics); never an identifier, an address or
 //! an error text. All functions are cheap and do nothing before [`init`].
 
+mod circuits;
 mod front;
 mod instruments;
 mod lag;
@@ -20,6 +21,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use parking_lot::RwLock;
 use prometheus::{Encoder, Registry, TextEncoder};
 
+pub use circuits::circuit;
 pub use front::{verification, webhook};
 pub use lag::LagTeller;
 pub use push::end;
@@ -108,6 +110,7 @@ impl Instruments {
             push::to_collector(SdkMeterProvider::builder().with_reader(exporter), role, metrics)?.build();
         let meter = provider.meter("patient_notify");
         instruments::lag(&meter);
+        instruments::circuits(&meter);
         Ok(Self {
             topics: RwLock::default(),
             intake: Intake::new(&meter),
@@ -181,13 +184,6 @@ pub fn deliveries(channel: Channel, outcome: &'static str, n: u64) {
 pub fn delivery_end(channel: Channel, end: &'static str) {
     if let Some(i) = INSTRUMENTS.get() {
         i.sends.delivery_ends.add(1, &[word("channel", channel.as_str()), word("end", end)]);
-    }
-}
-
-/// Is the provider of `channel` left alone?
-pub fn circuit_open(channel: Channel, open: bool) {
-    if let Some(i) = INSTRUMENTS.get() {
-        i.sends.circuit_open.record(u64::from(open), &[word("channel", channel.as_str())]);
     }
 }
 

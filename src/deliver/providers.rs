@@ -103,8 +103,10 @@ impl Drop for Call<'_> {
         let mut breaker = self.breaker.lock();
         let was_open = breaker.is_open();
         breaker.record(self.admission, self.verdict, Instant::now());
-        if breaker.is_open() != was_open {
-            metrics::circuit_open(self.channel, !was_open);
+        let is_open = breaker.is_open();
+        if was_open || is_open {
+            let pause = breaker.pause_left(Instant::now()).unwrap_or_default();
+            metrics::circuit(self.channel, is_open.then_some(pause));
         }
     }
 }
@@ -118,7 +120,7 @@ impl Providers {
         let providers = Self::from_sections(&config.sms, &config.email, &config.push, &config.plan)?;
         // Known to be closed, rather than not known, until one opens.
         for &channel in Channel::ALL.iter().filter(|&&channel| providers.enabled(channel)) {
-            metrics::circuit_open(channel, false);
+            metrics::circuit(channel, None);
         }
         Ok(providers)
     }

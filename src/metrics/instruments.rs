@@ -4,7 +4,7 @@
 
 use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, Meter, UpDownCounter};
 
-use super::lag;
+use super::{circuits, lag};
 
 /// Bounds of histograms of calls (seconds): a loopback answer to the longest time-out.
 const CALL_SECONDS: [f64; 14] =
@@ -83,7 +83,6 @@ impl Intake {
 pub(super) struct Sends {
     pub(super) deliveries: Counter<u64>,
     pub(super) delivery_ends: Counter<u64>,
-    pub(super) circuit_open: Gauge<u64>,
     pub(super) provider_calls: Histogram<f64>,
     pub(super) accept_to_provider: Histogram<f64>,
     pub(super) leases_lost: Counter<u64>,
@@ -101,12 +100,6 @@ impl Sends {
                 "delivery_ends",
                 "{delivery}",
                 "Deliveries by how they ended: delivered, or why not",
-            ),
-            circuit_open: gauge(
-                meter,
-                "circuit_open",
-                "{flag}",
-                "1 while a channel's provider is left alone after failures",
             ),
             provider_calls: seconds(meter, "provider_call_duration", "Calls to providers", &CALL_SECONDS),
             accept_to_provider: seconds(
@@ -355,6 +348,17 @@ pub(super) fn lag(meter: &Meter) {
         "s",
         "Since the lag of this group was last read from the brokers",
         lag::observe_reading_age,
+    );
+}
+
+/// Providers that are left alone.
+pub(super) fn circuits(meter: &Meter) {
+    observed(
+        meter,
+        "circuit_open",
+        "{flag}",
+        "1 while a channel's provider is left alone after failures",
+        circuits::observe,
     );
 }
 

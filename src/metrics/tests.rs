@@ -13,7 +13,7 @@ fn call_all() {
     ignored("pat.test-results.v1", Reason::ConflictingDuplicate, 1);
     deliveries(Channel::Sms, "sent", 2);
     delivery_end(Channel::Email, "bounced");
-    circuit_open(Channel::Sms, true);
+    circuit(Channel::Sms, Some(span));
     provider_call(Channel::Sms, "sent", span);
     accept_to_provider(Purpose::TestResult, Urgency::Critical, span);
     statement("claim", 500, span);
@@ -141,6 +141,8 @@ fn child() {
         r#"patient_notify_dead_letters_total{reason="not_wire_format",topic="pat.test-results.v1"} 1"#,
         "patient_notify_breaker_open 1",
         "patient_notify_leases_lost_total 1",
+        r#"patient_notify_delivery_ends_total{channel="email",end="bounced"} 1"#,
+        r#"patient_notify_circuit_open{channel="sms"} 1"#,
         r#"patient_notify_outcomes_unknown_total{channel="push"} 1"#,
         "patient_notify_in_flight 3",
         r#"patient_notify_partitions{state="assigned"} 60"#,

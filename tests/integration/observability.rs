@@ -172,6 +172,7 @@ async fn every_rule_is_evaluated_on_what_running_roles_tell() {
     // It is back: what was held goes out, and nobody is told.
     world.sandbox.faults.clear();
     world.until_sent(40, DEADLINE).await;
+    world.publish(&results(2, 8, 4)).await;
     eventually("the closed circuit is seen", DEADLINE, async || prometheus.value(pending).await.is_none())
         .await;
 }

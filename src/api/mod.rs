@@ -14,7 +14,6 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
 use deadpool_postgres::Pool;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -35,12 +34,12 @@ use calls::{AtOnce, Calls};
 pub mod appointment;
 pub mod auth;
 pub mod batch;
+mod board;
 pub mod browser;
 mod calls;
 pub mod convert;
 pub mod error;
 pub mod guard;
-mod index;
 pub mod mask;
 pub mod notification;
 pub mod operations;
@@ -202,10 +201,11 @@ pub async fn serve(front: Front) -> Result<Serving, ServeError> {
         .add_service(reflection().build_v1alpha()?)
         .into_axum_router()
         .reset_fallback();
-    let page = index::page(&front.links);
     let calls = Calls::new(&front, &auth);
+    let looked_at = (front.pool.clone(), front.operations.clone());
+    let board = board::router((&auth, &calls), looked_at, &front.links, front.shutdown.clone());
     let router = Router::new()
-        .route("/", get(move || std::future::ready(page.clone())))
+        .merge(board)
         .merge(open)
         .merge(calls.for_browsers(&front.config.browser_origins))
         .merge(webhooks::router(front.webhooks, front.publisher.clone(), front.pool.clone()))

@@ -24,6 +24,7 @@ pub mod explain;
 pub mod exports;
 pub mod facts;
 pub mod folded;
+pub mod funnel;
 pub mod job_turns;
 pub mod job_upkeep;
 pub mod jobs;

@@ -41,7 +41,7 @@ use token::Tokens;
 
 pub(super) use check::{check, peer_address};
 pub use quota::{Allowance, Taken};
-pub(super) use tls::Tls;
+pub(super) use tls::{Peer, Tls};
 
 /// What a caller may be allowed to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

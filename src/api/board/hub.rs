@@ -1,0 +1,157 @@
+//! Reads for all viewers, while there are any.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::Pool;
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::snapshot::{Panel, Panels, Snapshot};
+use super::verdict::verdict;
+use super::{VIEWERS_MAX, panels};
+use crate::api::operations;
+use crate::topic::names;
+
+/// How often viewers get news.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+
+/// The newest snapshot, and who looks.
+pub(super) struct Hub {
+    news: watch::Sender<Arc<str>>,
+    panels: RwLock<Panels>,
+    viewers: AtomicUsize,
+    /// Somebody has come.
+    come: Notify,
+    /// One statement at a time: the board never takes more than one connection from the front.
+    database: Semaphore,
+}
+
+/// A place; dropping it gives it back.
+pub(super) struct Viewer {
+    hub: Arc<Hub>,
+    /// Snapshots as JSON; empty before the first.
+    pub(super) news: watch::Receiver<Arc<str>>,
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.hub.viewers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Hub {
+    /// Starts what reads; it sleeps until somebody looks.
+    pub(super) fn start(pool: Pool, setup: operations::Setup, shutdown: CancellationToken) -> Arc<Self> {
+        let (news, _) = watch::channel(Arc::from(""));
+        let hub = Arc::new(Self {
+            news,
+            panels: RwLock::default(),
+            viewers: AtomicUsize::new(0),
+            come: Notify::new(),
+            database: Semaphore::new(1),
+        });
+        for (group, topics) in names::groups(&setup.kafka.topic_prefix) {
+            panels::watch_group(&hub, &setup.kafka, group, topics, &shutdown);
+        }
+        panels::watch_database(&hub, &pool, &setup, &shutdown);
+        panels::watch_letters(&hub, &setup.kafka, &shutdown);
+        tokio::spawn(Arc::clone(&hub).tell(shutdown));
+        hub
+    }
+
+    /// A place for one more; `None`: there is none.
+    pub(super) fn view(self: &Arc<Self>) -> Option<Viewer> {
+        let place = |count: usize| (count < VIEWERS_MAX).then_some(count + 1);
+        self.viewers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place).ok()?;
+        self.come.notify_waiters();
+        Some(Viewer { hub: Arc::clone(self), news: self.news.subscribe() })
+    }
+
+    fn is_watched(&self) -> bool {
+        self.viewers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns when somebody looks.
+    async fn watched(&self) {
+        loop {
+            let come = self.come.notified();
+            tokio::pin!(come);
+            // From here on nobody who comes is missed.
+            come.as_mut().enable();
+            if self.is_watched() {
+                return;
+            }
+            come.await;
+        }
+    }
+
+    /// Reads a panel again and again while somebody looks. A try that takes longer than
+    /// `longest` is given up; what was read before stays, with what was wrong.
+    pub(super) async fn keep<T: Send>(
+        self: Arc<Self>,
+        (every, longest): (Duration, Duration),
+        shutdown: CancellationToken,
+        mut read: impl AsyncFnMut() -> Result<T, String>,
+        panel: impl Fn(&mut Panels) -> &mut Panel<T>,
+    ) {
+        let mut tick = interval(every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while shutdown
+            .run_until_cancelled(async { tokio::join!(tick.tick(), self.watched()) })
+            .await
+            .is_some()
+        {
+            let tried = shutdown.run_until_cancelled(timeout(longest, read())).await;
+            let Some(tried) = tried else { return };
+            let read = tried.unwrap_or_else(|_| Err(format!("no answer within {} s", longest.as_secs())));
+            let mut panels = self.panels.write();
+            let panel = panel(&mut panels);
+            match read {
+                Ok(data) => *panel = Panel { data: Some(data), read_at: Some(Instant::now()), error: None },
+                Err(error) => panel.error = Some(error),
+            }
+        }
+    }
+
+    /// The place of a statement; the board has one at a time.
+    pub(super) async fn database(&self) -> tokio::sync::SemaphorePermit<'_> {
+        // It is never closed.
+        self.database.acquire().await.unwrap_or_else(|_| unreachable!("the semaphore stays open"))
+    }
+
+    async fn tell(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut tick = interval(TELL_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while shutdown
+            .run_until_cancelled(async { tokio::join!(tick.tick(), self.watched()) })
+            .await
+            .is_some()
+        {
+            let text = serde_json::to_string(&self.snapshot());
+            match text {
+                Ok(text) => drop(self.news.send_replace(text.into())),
+                Err(error) => tracing::error!(%error, "the board's snapshot cannot be written"),
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let panels = self.panels.read();
+        Snapshot {
+            at_ms: Timestamp::now().as_millisecond(),
+            verdict: verdict(&panels),
+            groups: panels.groups.iter().map(|(name, panel)| (name.clone(), panel.shown())).collect(),
+            queues: panels.queues.shown(),
+            providers: panels.providers.shown(),
+            funnel: panels.funnel.shown(),
+            batches: panels.batches.shown(),
+            cron: panels.cron.shown(),
+            letters: panels.letters.shown(),
+        }
+    }
+}

@@ -17,6 +17,7 @@ pub mod proto {
     /// KEDA's contract.
     #[allow(
         clippy::all,
+        clippy::too_many_lines,
         clippy::allow_attributes_without_reason,
         missing_docs,
         reason = "lints are for code that people write"
@@ -28,6 +29,7 @@ pub mod proto {
     /// Our own.
     #[allow(
         clippy::all,
+        clippy::too_many_lines,
         clippy::allow_attributes_without_reason,
         missing_docs,
         reason = "lints are for code that people write"

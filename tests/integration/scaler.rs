@@ -90,11 +90,14 @@ async fn a_backlog_asks_for_pods_and_says_why() {
     until(&channel, MAX).await;
 
     let mut operator = ScalerServiceClient::new(channel.clone());
-    let one = ScalerServiceExplainRequest { deployment: RESULTS.to_owned() };
-    let decisions = operator.explain(one).await.unwrap().into_inner().decisions;
-    assert_eq!(decisions.len(), 1);
-    assert_eq!((decisions[0].replicas, decisions[0].stale), (Some(MAX), false));
-    assert!(decisions[0].text.contains("3000 records are not committed"), "{}", decisions[0].text);
+    let decision = eventually("the explanation of all records", SOON, async || {
+        let one = ScalerServiceExplainRequest { deployment: RESULTS.to_owned() };
+        let decisions = operator.explain(one).await.unwrap().into_inner().decisions;
+        let [decision] = <[_; 1]>::try_from(decisions).ok()?;
+        decision.text.contains("3000 records are not committed").then_some(decision)
+    })
+    .await;
+    assert_eq!((decision.replicas, decision.stale), (Some(MAX), false));
     let all = operator.explain(ScalerServiceExplainRequest::default()).await.unwrap().into_inner();
     assert_eq!(all.decisions.len(), 3);
 

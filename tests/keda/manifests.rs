@@ -29,13 +29,13 @@ impl Manifests {
             "system",
             &["k8s/overlays/kind"],
             &format!(
-                "namespace: pat--notification--be\nconfigMapGenerator:\n  - name: patient-notify-brokers\n    behavior: merge\n    literals:\n      \
+                "configMapGenerator:\n  - name: patient-notify-brokers\n    behavior: merge\n    literals:\n      \
                  - PATIENT_NOTIFY_KAFKA__BOOTSTRAP_SERVERS={}\n",
                 addresses.brokers
             ),
         );
         let connection = format!(
-            "namespace: pat--notification--be\nsecretGenerator:\n  - name: patient-notify-keda-postgres\n    behavior: merge\n    \
+            "secretGenerator:\n  - name: patient-notify-keda-postgres\n    behavior: merge\n    \
              options: {{ disableNameSuffixHash: true }}\n    literals: ['connection={}']\n",
             addresses.database
         );

@@ -3,7 +3,8 @@
 //! once with none of it, in processes that take turns in one run.
 //!
 //! `make bench BENCH=overhead`. `BENCH_RESULTS` sets the number of test results (default
-//! 200,000), `BENCH_ROUNDS` how often they take turns (default 3). Collector, consumer, broker
+//! 200,000), `BENCH_ROUNDS` how often they take turns (default 3); `BENCH_PARTS=1` also drains with
+//! each part of telemetry alone. Collector, consumer, broker
 //! and PostgreSQL share the machine.
 
 #![allow(
@@ -27,10 +28,12 @@ use std::process::{Command, Stdio};
 use anyhow::Context as _;
 
 use collector::Collector;
-use drained::Telemetry;
+use drained::Part;
 
-/// Says to the process of one drain what it has; it prints its figures.
-const TELEMETRY: &str = "BENCH_TELEMETRY";
+/// Says to the process of one drain what it has, by names, and where the collector is; it prints
+/// its figures.
+const PARTS_ON: &str = "BENCH_PARTS_ON";
+const COLLECTOR: &str = "BENCH_COLLECTOR";
 
 /// One drain.
 #[derive(Debug, Clone, Copy)]
@@ -46,50 +49,80 @@ fn setting(name: &str, default: u64) -> anyhow::Result<u64> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let results = setting("BENCH_RESULTS", 200_000)?;
-    match std::env::var(TELEMETRY).ok().as_deref() {
-        Some("off") => drained::run(results, Telemetry::Off).await,
-        Some(collector) => drained::run(results, Telemetry::To(collector.to_owned())).await,
-        None => compare(results, setting("BENCH_ROUNDS", 3)?).await,
+    match std::env::var(PARTS_ON).ok() {
+        Some(names) => {
+            let parts =
+                Part::ALL.into_iter().filter(|part| names.split(',').any(|name| name == part.as_str()));
+            drained::run(results, &parts.collect::<Vec<_>>(), &std::env::var(COLLECTOR)?).await
+        }
+        None => compare(results, setting("BENCH_ROUNDS", 3)?, setting("BENCH_PARTS", 0)? > 0).await,
     }
 }
 
-async fn compare(results: u64, rounds: u64) -> anyhow::Result<()> {
+/// A way of telling, and what was measured with it.
+struct Way {
+    name: &'static str,
+    parts: Vec<&'static str>,
+    runs: Vec<Run>,
+}
+
+impl Way {
+    fn new(name: &'static str, parts: &[Part]) -> Self {
+        Self { name, parts: parts.iter().map(|part| part.as_str()).collect(), runs: Vec::new() }
+    }
+}
+
+async fn compare(results: u64, rounds: u64, each: bool) -> anyhow::Result<()> {
     println!("{results} test results, {} cores, {rounds} rounds", std::thread::available_parallelism()?);
     let collector = Collector::start().await?;
-    let (mut on, mut off) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
+    let mut ways = vec![Way::new("off", &[]), Way::new("on", &Part::ALL)];
+    if each {
+        ways.extend(Part::ALL.iter().map(|part| Way::new(part.as_str(), std::slice::from_ref(part))));
+    }
+    for _ in 0..rounds {
+        for way in &mut ways {
+            let (parts, endpoint) = (way.parts.join(","), collector.endpoint.clone());
+            way.runs.push(tokio::task::spawn_blocking(move || process(&parts, &endpoint)).await??);
+        }
         // Whoever is first finds the machine as the last round left it: they take turns at that, too.
-        let mut order = [(&mut off, "off".to_owned()), (&mut on, collector.endpoint.clone())];
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for (runs, telemetry) in order {
-            runs.push(tokio::task::spawn_blocking(move || process(&telemetry)).await??);
-        }
+        ways.rotate_left(1);
     }
-    let (spans, measures) = collector.received();
-    anyhow::ensure!(spans > 0 && measures > 0, "nothing came to the collector: {spans} and {measures}");
-    for (what, runs) in [("telemetry off", &off), ("telemetry on", &on)] {
-        let rate = median(runs.iter().map(|run| run.rate));
-        let cpu_us = median(runs.iter().map(|run| run.cpu_us));
-        println!("{what:<16} {rate:>9.0}/s   own CPU {cpu_us:>4.0} µs a message");
+    let (spans, pushes) = collector.received();
+    anyhow::ensure!(spans > 0 && pushes > 0, "nothing came to the collector: {spans} and {pushes}");
+    let off = ways.iter().position(|way| way.parts.is_empty()).context("there is one without")?;
+    let off = ways.swap_remove(off);
+    println!("{:<14} {:>9.0}/s   own CPU {:>4.1} µs a message", "telemetry off", rate(&off), cpu_us(&off));
+    for way in &ways {
+        let pairs = || way.runs.iter().zip(&off.runs);
+        let cost = 1.0 - median(pairs().map(|(on, off)| on.rate / off.rate));
+        let cpu = median(pairs().map(|(on, off)| on.cpu_us / off.cpu_us)) - 1.0;
+        println!(
+            "{:<14} {:>9.0}/s   own CPU {:>4.1} µs a message: costs {:.1} % of the rate, {:.1} % of own CPU",
+            way.name,
+            rate(way),
+            cpu_us(way),
+            cost * 100.0,
+            cpu * 100.0
+        );
     }
-    let pairs = || on.iter().zip(&off);
-    let cost = 1.0 - median(pairs().map(|(on, off)| on.rate / off.rate));
-    let cpu = median(pairs().map(|(on, off)| on.cpu_us / off.cpu_us)) - 1.0;
-    println!(
-        "telemetry costs {:.1} % of the drain rate and {:.1} % of own CPU; {spans} spans and {measures} pushes came",
-        cost * 100.0,
-        cpu * 100.0
-    );
+    println!("the collector got {spans} spans and {pushes} pushes");
     Ok(())
 }
 
+fn rate(way: &Way) -> f64 {
+    median(way.runs.iter().map(|run| run.rate))
+}
+
+fn cpu_us(way: &Way) -> f64 {
+    median(way.runs.iter().map(|run| run.cpu_us))
+}
+
 /// A process of its own: what is set up once cannot be taken away again.
-fn process(telemetry: &str) -> anyhow::Result<Run> {
+fn process(parts: &str, collector: &str) -> anyhow::Result<Run> {
     let log = std::env::temp_dir().join(format!("patient-notify-bench-{}.log", std::process::id()));
     let output = Command::new(std::env::current_exe()?)
-        .env(TELEMETRY, telemetry)
+        .env(PARTS_ON, parts)
+        .env(COLLECTOR, collector)
         .stdin(Stdio::null())
         .stderr(std::fs::File::create(&log)?)
         .output()?;

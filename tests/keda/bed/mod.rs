@@ -323,7 +323,10 @@ impl Bed {
     /// Runs kubectl with this on its input, and gives what it printed, or its errors.
     pub fn try_kubectl(&self, args: &[&str], input: &str) -> Result<String, String> {
         let mut command = Command::new(&self.kubectl);
-        command.args(args).env("KUBECONFIG", self.kubeconfig("admin"));
+        command
+            .args(args)
+            .env("KUBECONFIG", self.kubeconfig("admin"))
+            .env("KUBECACHEDIR", self.dir.join("cache"));
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

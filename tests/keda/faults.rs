@@ -9,7 +9,7 @@ use crate::timeline::Timeline;
 use crate::workload::{RESULTS, UPDATES};
 
 /// Longer than the HPA's window for fewer replicas.
-const LONGER_THAN_THE_WINDOW: Duration = Duration::from_secs(220);
+pub const LONGER_THAN_THE_WINDOW: Duration = Duration::from_secs(220);
 
 /// KEDA's webhooks are on, and refuse a name that the HPA could not have.
 pub async fn webhooks_refuse(stage: &Stage) {

@@ -12,6 +12,7 @@
 mod backlog;
 mod bed;
 mod closed_loop;
+mod external;
 mod faults;
 #[path = "../integration/harness/mod.rs"]
 mod harness;
@@ -37,6 +38,8 @@ pub struct Stage {
     bed: Bed,
     /// What is applied to it.
     manifests: Manifests,
+    /// Where KEDA asks for our scaler.
+    scaler: String,
 }
 
 /// What may follow `make test-keda ARGS=`.
@@ -72,6 +75,7 @@ async fn main() {
     scenario!("no stranding below the most", open_loop::no_stranding(&stage));
     scenario!("no commits yet", faults::no_commits_yet(&stage));
     scenario!("the broker is away and comes back", faults::broker_away(&stage));
+    scenario!("our scaler is away and comes back", external::away_and_back(&stage));
     if with_consumers {
         scenario!("closed loop: results", closed_loop::results(&stage));
         scenario!("closed loop: requests", closed_loop::requests(&stage));
@@ -87,15 +91,16 @@ impl Stage {
         let broker = BrokerProxy::start().await;
         let bed = Bed::start(&world.dir().join("bed")).await;
         println!("the control plane is up: {:.0} s", begun.elapsed().as_secs_f64());
+        let scaler = free_address();
         let addresses = Addresses {
             brokers: &world.addresses.proxied_brokers,
             database: &format!("{}?sslmode=disable", world.config.postgres.url.expose()),
-            scaler: &free_address(),
+            scaler: &scaler,
         };
         let manifests = Manifests::new(&world.dir().join("manifests"), &addresses);
         bed.apply_objects(&manifests.system(&bed));
         bed.apply_objects(&manifests.scaling(&bed, "simple"));
         println!("{}", bed.kubectl(&["-n", bed::NAMESPACE, "get", "deployments,scaledobjects"]));
-        Self { world, broker, bed, manifests }
+        Self { world, broker, bed, manifests, scaler }
     }
 }

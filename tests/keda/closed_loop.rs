@@ -23,12 +23,23 @@ const REQUESTS_COUNT: u64 = 24_000;
 /// How long a provider takes for a call. With it and the bound on calls at once, a pod does what
 /// this machine can do fifteen times at once.
 const CALL_MS: u64 = 1_000;
-const SENDERS: [(&str, &str); 5] = [
+const SENDERS: [(&str, &str); 7] = [
     ("PATIENT_NOTIFY_SMS__CONCURRENCY", "40"),
     ("PATIENT_NOTIFY_PROCESSOR__IN_FLIGHT_MAX", "80"),
     ("PATIENT_NOTIFY_PROCESSOR__BULK_IN_FLIGHT_MAX", "8"),
+    ("PATIENT_NOTIFY_PROCESSOR__CLAIM_SHARDS", "1"),
+    ("PATIENT_NOTIFY_PROCESSOR__RECORD_LANES", "1"),
     ("PATIENT_NOTIFY_POSTGRES__POOL_SIZE", "3"),
     // As deployed: on a machine with 2 cores a process may not get its turn for seconds.
+    ("PATIENT_NOTIFY_PROCESSOR__SESSION_TIMEOUT_MS", "30000"),
+];
+/// A transaction a record: this machine's database would otherwise be done with a backlog before
+/// the HPA has looked.
+const WRITERS: [(&str, &str); 5] = [
+    ("PATIENT_NOTIFY_PROCESSOR__BATCH_MAX_RECORDS", "1"),
+    ("PATIENT_NOTIFY_PROCESSOR__CLAIM_SHARDS", "1"),
+    ("PATIENT_NOTIFY_PROCESSOR__RECORD_LANES", "1"),
+    ("PATIENT_NOTIFY_POSTGRES__POOL_SIZE", "3"),
     ("PATIENT_NOTIFY_PROCESSOR__SESSION_TIMEOUT_MS", "30000"),
 ];
 /// From the most replicas to no lag.
@@ -135,7 +146,7 @@ pub async fn updates(stage: &Stage) {
     assert!(deliveries.len() > 45_000, "the scenarios before this one make what it tells of: run them, too");
     let updates: Vec<_> =
         deliveries.iter().map(|one| receipt(one.delivery_id, ReceiptStatus::Delivered)).collect();
-    through(stage, UPDATES, &SENDERS, async || stage.world.publish_updates(&updates).await).await;
+    through(stage, UPDATES, &WRITERS, async || stage.world.publish_updates(&updates).await).await;
     let states = stage.world.states().await;
     let delivered = states.get(&State::Delivered).copied().unwrap_or(0);
     assert_eq!(delivered, i64::try_from(deliveries.len()).unwrap(), "each receipt told once: {states:?}");

@@ -19,6 +19,8 @@ PATIENTS ?=
 ONCE ?=
 # `make bench`: one of benches/, or all of them.
 BENCH ?= *
+# `make test-keda`: --with-consumers, --only=PART_OF_A_NAME.
+ARGS ?=
 
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
@@ -69,6 +71,13 @@ test: test-deps ## Unit, documentation and integration tests on a stack of their
 	@scripts/manifests/run.sh test_settings.py '$(debug)'
 	@'$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS) -- --skip endurance
 	@exec '$(debug)' stack run --free-ports -- cargo test --locked -j $(JOBS) --test integration -- --nocapture endurance
+
+.PHONY: test-keda
+test-keda: ## Replicas on a real KEDA (built once, 20 minutes); ARGS=--with-consumers closes the loop
+	@scripts/install.sh keda
+	@cargo build --locked --bin patient-notify -j $(JOBS)
+	@cargo test --locked --test keda --no-run -j $(JOBS)
+	@exec '$(debug)' stack run --free-ports -- cargo test --locked --test keda -j $(JOBS) -- $(ARGS)
 
 .PHONY: bench
 bench: deps ## The front, the drain and due deliveries, each beside the bare thing in the same run

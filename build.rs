@@ -42,19 +42,28 @@ const FILES: &[&str] = &[
     "patientnotify/v1/template_service.proto",
 ];
 
+/// What `scaler` serves; a port and a contract of its own.
+const SCALER_FILES: &[&str] = &["keda/externalscaler.proto", "patientnotify/scaling/v1/scaler_service.proto"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     // The migrations are embedded by a macro that cargo cannot see through.
     println!("cargo::rerun-if-changed=migrations");
 
+    compile(FILES, "descriptors.bin")?;
+    compile(SCALER_FILES, "scaler_descriptors.bin")
+}
+
+/// Generates code, and keeps the descriptors for reflection.
+fn compile(files: &[&str], descriptors_file: &str) -> Result<(), Box<dyn Error>> {
     let descriptors = protox::Compiler::new(["proto"])?
         .include_source_info(true)
         .include_imports(true)
-        .open_files(FILES)?
+        .open_files(files)?
         .file_descriptor_set();
     #[allow(clippy::disallowed_methods, reason = "cargo tells a build script its folder in no other way")]
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    std::fs::write(out.join(descriptors_file), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .btree_map(".")
         .skip_debug(SENSITIVE.iter().copied())

@@ -4,6 +4,7 @@
 #   scripts/install.sh stack   what `make demo` needs (default)
 #   scripts/install.sh test    what `make test` needs besides: a browser, kubectl, Prometheus
 #   scripts/install.sh check   what `make check` needs besides
+#   scripts/install.sh keda    what `make test-keda` needs: a control plane and KEDA, built from source
 #
 # Debian packages come by apt, and only when something is missing. The servers and
 # tools go, each in a folder named by its version, into PATIENT_NOTIFY_TOOLS_DIR;
@@ -22,6 +23,8 @@ source scripts/tools-dir.sh
 source scripts/find-python.sh
 
 readonly JAVA_MIN=17
+# The first that fetches the toolchain that a module asks for.
+readonly GO_MIN=1.21
 # PostgreSQL refuses to run as root; the user that it gets must reach its programs.
 umask 022
 work=""
@@ -49,7 +52,11 @@ main() {
     check)
       local -ra wanted=(buf cargo-deny kubectl prometheus)
       ;;
-    *) die "unknown group '$group': use stack, test or check" ;;
+    keda)
+      check_go
+      local -ra wanted=(kafka apicurio postgres kubectl keda-bed)
+      ;;
+    *) die "unknown group '$group': use stack, test, check or keda" ;;
   esac
 
   local -a missing=()
@@ -81,6 +88,14 @@ check_rust() {
   found=$(rustc --version | awk '{print $2}')
   at_least "$wanted" "${found%%-*}" ||
     die "Rust $found is too old; this project needs $wanted or newer: run 'rustup update stable'"
+}
+
+check_go() {
+  local found
+  command -v go >/dev/null ||
+    die "no Go on PATH; install Go $GO_MIN or newer (https://go.dev/dl), then run make again"
+  found=$(go env GOVERSION)
+  at_least "$GO_MIN" "${found#go}" || die "Go ${found#go} is too old: KEDA needs $GO_MIN or newer to be built"
 }
 
 # at_least WANTED FOUND: compares dotted versions.
@@ -186,6 +201,7 @@ folder_of() {
     kubectl) printf '%s/kubectl-%s\n' "$TOOLS_DIR" "$KUBECTL_VERSION" ;;
     cargo-deny) printf '%s/cargo-deny-%s\n' "$TOOLS_DIR" "$CARGO_DENY_VERSION" ;;
     prometheus) printf '%s/prometheus-%s\n' "$TOOLS_DIR" "$PROMETHEUS_VERSION" ;;
+    keda-bed) printf '%s/keda-bed-%s-%s\n' "$TOOLS_DIR" "$KEDA_VERSION" "$KUBERNETES_VERSION" ;;
   esac
 }
 
@@ -196,6 +212,7 @@ pins_of() {
     kafka | apicurio) printf 'tools/%s/SHA256SUMS\n' "$1" ;;
     postgres | buf | kubectl) printf 'tools/%s/requirements.txt\n' "$1" ;;
     cargo-deny | prometheus) printf 'tools/versions.env\n' ;;
+    keda-bed) printf 'tools/keda-bed/keda.sum\n' ;;
   esac
 }
 
@@ -352,28 +369,70 @@ install_cargo_deny() {
     --root "$1" cargo-deny >&2
 }
 
-# Debian's package, of which only the programs are taken: nothing is installed, so no
-# service starts and no port is taken. apt checks the archive's signature and its sum.
 install_prometheus() {
   command -v apt-get >/dev/null ||
     die "prometheus comes from Debian, and there is no apt-get here: put prometheus and promtool \
 $PROMETHEUS_VERSION into $(folder_of prometheus)/bin, and an empty file .installed beside bin"
-  if ! download_prometheus 2>/dev/null; then
-    find_root "apt's lists are missing or old, and root is needed to fetch them. As root, run:
-    apt-get update
-then run make again"
-    "${root[@]}" apt-get update -qq >&2
-    download_prometheus >&2 || die "apt-get cannot download Debian's package prometheus"
-  fi
-  dpkg-deb -x "$work"/prometheus_*.deb "$work/unpacked"
+  unpack_debian prometheus
   install -D -m 755 -t "$1/bin" "$work"/unpacked/usr/bin/{prometheus,promtool}
   "$1/bin/promtool" --version 2>&1 | grep -qF "version $PROMETHEUS_VERSION+" ||
     die "Debian has another version of prometheus than $PROMETHEUS_VERSION (tools/versions.env)"
 }
 
-download_prometheus() {
+# A control plane with the real HPA, and KEDA's operator, adapter and webhooks. Sums of all
+# modules are checked: Kubernetes' by go.sum, KEDA's own here, what it needs by its go.sum.
+install_keda_bed() {
+  say "building Kubernetes $KUBERNETES_VERSION and KEDA $KEDA_VERSION from source: 20 minutes on 2 cores, once"
+  local -rx CGO_ENABLED=0 GOFLAGS=-trimpath GOTOOLCHAIN=auto
+  local -r package=k8s.io/component-base/version
+  local minor=${KUBERNETES_VERSION#*.}
+  minor=${minor%.*}
+  local -r version="-X $package.gitVersion=v$KUBERNETES_VERSION -X $package.gitMajor=1 -X $package.gitMinor=$minor"
+  local name
+  for name in kube-apiserver kube-controller-manager; do
+    go build -C tools/keda-bed/kubernetes -mod=readonly -p "${JOBS:-2}" -ldflags "-s -w $version" \
+      -o "$1/bin/$name" "k8s.io/kubernetes/cmd/$name" >&2
+  done
+  local -r keda=$(keda_source)
+  for name in operator adapter webhooks; do
+    go build -C "$keda" -mod=readonly -p "${JOBS:-2}" -o "$1/bin/keda-$name" \
+      -ldflags "-s -w -X github.com/kedacore/keda/v2/version.Version=$KEDA_VERSION" "./cmd/$name" >&2
+  done
+  # Custom resources, roles, webhooks: what its users apply.
+  cp -r "$keda/config" "$1/config"
+  unpack_debian etcd-server
+  install -D -m 755 -t "$1/bin" "$work/unpacked/usr/bin/etcd"
+}
+
+# Prints the folder of KEDA's source, when its sum is the one that is pinned.
+keda_source() {
+  local answer
+  answer=$(cd / && go mod download -json "github.com/kedacore/keda/v2@v$KEDA_VERSION") ||
+    die "keda: its source cannot be downloaded: $answer"
+  local -r sum=$(sed -n 's/^\t"Sum": "\(.*\)",$/\1/p' <<<"$answer")
+  grep -qxF "github.com/kedacore/keda/v2 v$KEDA_VERSION $sum" tools/keda-bed/keda.sum ||
+    die "keda: the sum of v$KEDA_VERSION is $sum, which is not the one in tools/keda-bed/keda.sum"
+  sed -n 's/^\t"Dir": "\(.*\)",$/\1/p' <<<"$answer"
+}
+
+# unpack_debian PACKAGE: into $work/unpacked. Only programs are taken from it: nothing is
+# installed, so no service starts and no port is taken. apt checks the archive's signature and
+# the package's sum.
+unpack_debian() {
+  command -v apt-get >/dev/null || die "$1 comes from Debian, and there is no apt-get here"
+  if ! download_debian "$1" 2>/dev/null; then
+    find_root "apt's lists are missing or old, and root is needed to fetch them. As root, run:
+    apt-get update
+then run make again"
+    "${root[@]}" apt-get update -qq >&2
+    download_debian "$1" >&2 || die "apt-get cannot download Debian's package $1"
+  fi
+  dpkg-deb -x "$work/$1"_*.deb "$work/unpacked"
+}
+
+download_debian() {
   # As root, apt would hand the download to a user who cannot write here.
-  (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root prometheus)
+  (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root "$1")
 }
 
 # On one line: bash reads a script as it goes, and a pull may replace this one meanwhile.

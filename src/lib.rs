@@ -19,7 +19,8 @@
 //!
 //! [`processor`] is the spine that runs these steps, [`roles`] wires one deployment
 //! each, [`workers`] own what was deferred, [`cron`] does what its schedule says, [`api`]
-//! is the gRPC front.
+//! is the gRPC front. [`scaling`] decides how many replicas the consumers need, and
+//! [`scaler`] tells it.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that fails by a panic says where"))]
 
@@ -33,6 +34,8 @@ pub mod processor;
 pub mod api;
 pub mod workers;
 pub mod cron;
+pub mod scaling;
+pub mod scaler;
 pub mod roles;
 pub mod domain;
 

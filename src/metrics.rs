@@ -10,6 +10,7 @@ mod instruments;
 mod lag;
 mod push;
 mod queues;
+mod scaler;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -28,6 +29,7 @@ pub use push::end;
 pub use queues::{
     callback, cron_counted, cron_done_age, cron_tick, cron_tick_duration, due_depth, escalated, job,
 };
+pub use scaler::{scaler_decision, scaler_stale};
 
 use crate::config;
 use crate::domain::{Channel, Purpose, Reason, Urgency};
@@ -111,6 +113,7 @@ impl Instruments {
         let meter = provider.meter("patient_notify");
         instruments::lag(&meter);
         instruments::circuits(&meter);
+        instruments::scaler(&meter);
         Ok(Self {
             topics: RwLock::default(),
             intake: Intake::new(&meter),

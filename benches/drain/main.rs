@@ -18,8 +18,10 @@ mod stack;
 mod stub;
 mod world;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use patient_notify::config::Config;
 use patient_notify::deliver::Providers;
 
 use world::{Drained, World};
@@ -45,7 +47,7 @@ async fn main() -> anyhow::Result<()> {
 
     let world = World::new(results).await?;
     let stub = stub::Stub::start(STUB_LATENCY).await?;
-    let providers = Providers::from_config(&world.config_with_sms(stub.address()))?;
+    let providers = Providers::from_config(&with_sms(&world.config, stub.address()))?;
     let http = world.drain(providers).await?;
     line("drain, HTTP stub that answers in 50 ms", results, http.elapsed, Some(&http));
     ratios(&http, consume, copy);
@@ -56,6 +58,15 @@ async fn main() -> anyhow::Result<()> {
     );
     println!("stub: each result once");
     Ok(())
+}
+
+/// The configuration with this gateway for text messages, and nothing else.
+fn with_sms(config: &Config, address: SocketAddr) -> Config {
+    let mut config = config.clone();
+    config.sms.base_url = format!("http://{address}");
+    config.email.enabled = false;
+    config.push.enabled = false;
+    config
 }
 
 fn rate(results: u64, elapsed: Duration) -> f64 {

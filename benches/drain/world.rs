@@ -1,6 +1,5 @@
 //! A database and topics of the bench's own, filled once.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,15 +80,6 @@ impl World {
             sent?;
         }
         Ok(())
-    }
-
-    /// The configuration with this gateway for text messages.
-    pub fn config_with_sms(&self, address: SocketAddr) -> Config {
-        let mut config = self.config.clone();
-        config.sms.base_url = format!("http://{address}");
-        config.email.enabled = false;
-        config.push.enabled = false;
-        config
     }
 
     /// Runs the consumer until the group has committed everything.

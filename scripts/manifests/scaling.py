@@ -14,6 +14,9 @@ IMBALANCE_MAX = 1.25
 # How long a call of a provider takes when it is slow: what a pod's rate is planned with.
 CALL_S = 1.0
 PLAN = "plan.patient-notify/"
+# Keys of [scaler] in config/default.toml begin with these.
+OF_SCALER = {"consumer-test-result-notification": "results", "consumer-notification": "requests",
+             "consumer-notification-update": "updates"}
 PLANNED = re.compile(r"^(\d+)/s x (\d+) s$")
 
 
@@ -22,6 +25,7 @@ def check(manifests, project):
     targets = set()
     for one in manifests.of("ScaledObject"):
         yield from bounds(one)
+        yield from as_the_scaler_has_them(project, one)
         yield from names(one)
         yield from target(manifests, one, targets)
         for number, trigger in enumerate(one["spec"].get("triggers", [])):
@@ -55,6 +59,15 @@ def bounds(one):
         yield f"{where(one)}: fallback.replicas {fallback['replicas']} is not between {least} and {most}"
     if not spec.get("triggers"):
         yield f"{where(one)}: no triggers"
+
+
+def as_the_scaler_has_them(project, one):
+    """The scaler's own bounds are those of the ScaledObject: it would want what the HPA refuses."""
+    kind = OF_SCALER.get(one["metadata"]["name"])
+    for key, end in [("minReplicaCount", "min"), ("maxReplicaCount", "max")]:
+        if kind and one["spec"].get(key) != project.config["scaler"][f"{kind}_replicas_{end}"]:
+            yield (f"{where(one)}: {key} {one['spec'].get(key)} is not scaler.{kind}_replicas_{end} "
+                   f"{project.config['scaler'][f'{kind}_replicas_{end}']} of config/default.toml")
 
 
 def names(one):
@@ -91,7 +104,7 @@ def keys(place, trigger):
         return
     parameters = {one["name"]: one for one in known}
     given = trigger.get("metadata", {})
-    # What the server on the other end of an external scaler reads is its own affair, and src/scaling says it.
+    # What the server on the other end of an external scaler reads is its own affair, and src/scaler says it.
     is_open = trigger["type"].startswith("external")
     for key, value in given.items():
         name = key.removesuffix("FromEnv") if key not in parameters else key

@@ -86,6 +86,10 @@ class Scaling(Broken):
         self.scaled()["spec"]["maxReplicaCount"] = 5
         self.refuses("minReplicaCount 6 is above maxReplicaCount 5")
 
+    def test_bounds_that_the_scaler_does_not_have(self):
+        self.scaled()["spec"]["maxReplicaCount"] = 20
+        self.refuses("maxReplicaCount 20 is not scaler.results_replicas_max 15")
+
     def test_the_front_s_most_below_its_least(self):
         self.manifests.find("HorizontalPodAutoscaler", "app")["spec"]["maxReplicas"] = 1
         self.refuses("minReplicas is above maxReplicas")

@@ -20,6 +20,7 @@ pub mod doctor;
 pub mod jobs;
 pub mod lag;
 pub mod produce;
+pub mod scaler;
 pub mod schemas;
 pub mod topics;
 
@@ -62,6 +63,12 @@ pub enum Command {
         /// Instead: look at the jobs, or run one.
         #[command(subcommand)]
         command: Option<cron::CronCommand>,
+    },
+    /// Deployment: how many replicas the consumers need, for KEDA.
+    Scaler {
+        /// Instead: ask a running one.
+        #[command(subcommand)]
+        command: Option<scaler::ScalerCommand>,
     },
     /// Every role in one process, on a stack of its own.
     Dev(dev::Options),
@@ -172,6 +179,10 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::Cron { command: None } => role("cron", file, roles::cron::run),
         Command::Cron { command: Some(command) } => {
             tool(file, async move |config| cron::run(config, command).await)
+        }
+        Command::Scaler { command: None } => role("scaler", file, roles::scaler::run),
+        Command::Scaler { command: Some(command) } => {
+            tool(file, async move |config| scaler::run(config, command).await)
         }
         Command::Dev(options) => dev::run(options),
         Command::Sandbox(options) => dev::run_sandbox(options),

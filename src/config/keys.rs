@@ -29,6 +29,7 @@ pub struct Config {
     pub cron: Cron,
     pub app: App,
     pub auth: Auth,
+    pub scaler: Scaler,
     pub metrics: Metrics,
     pub traces: Traces,
     pub log: Log,
@@ -325,6 +326,34 @@ impl Auth {
     pub const fn authenticates(&self) -> bool {
         self.takes_tokens() || self.takes_certificates()
     }
+}
+
+/// `[scaler]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scaler {
+    pub listen: String,
+    pub interval_ms: u64,
+    pub stale_after_ms: u64,
+    pub processors_url: String,
+    pub processors_timeout_ms: u64,
+    pub objective_ms: u64,
+    pub catch_up_ms: u64,
+    pub bulk_catch_up_ms: u64,
+    pub rebalance_ms: u64,
+    pub utilisation_percent: u32,
+    pub scale_down_hold_ms: u64,
+    pub provider_budget_per_s: u32,
+    pub results_replicas_min: u32,
+    pub results_replicas_max: u32,
+    pub results_rate_per_s: u32,
+    pub requests_replicas_min: u32,
+    pub requests_replicas_max: u32,
+    pub requests_rate_per_s: u32,
+    pub bulk_rate_per_s: u32,
+    pub updates_replicas_min: u32,
+    pub updates_replicas_max: u32,
+    pub updates_rate_per_s: u32,
 }
 
 /// `[metrics]`

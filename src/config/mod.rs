@@ -25,7 +25,7 @@ pub(crate) use kind::is_loopback_url;
 pub use fault::{ConfigFaults, Fault, Origin};
 pub use keys::{
     App, Appointments, Auth, Callbacks, Config, Cron, Email, Escalation, Kafka, Log, Metrics, Plan, Postgres,
-    Processor, Push, Registry, Retry, Secret, Shutdown, Sms, Traces, Workers,
+    Processor, Push, Registry, Retry, Scaler, Secret, Shutdown, Sms, Traces, Workers,
 };
 
 /// The defaults, and with them every key that exists.

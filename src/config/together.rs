@@ -39,6 +39,26 @@ const fn together(keys: &'static [&'static str], holds: fn(&Config) -> bool, mus
 
 const RULES: &[Together] = &[
     together(
+        &["scaler.results_replicas_min", "scaler.results_replicas_max"],
+        |c| c.scaler.results_replicas_min <= c.scaler.results_replicas_max,
+        "the least at most the most",
+    ),
+    together(
+        &["scaler.requests_replicas_min", "scaler.requests_replicas_max"],
+        |c| c.scaler.requests_replicas_min <= c.scaler.requests_replicas_max,
+        "the least at most the most",
+    ),
+    together(
+        &["scaler.updates_replicas_min", "scaler.updates_replicas_max"],
+        |c| c.scaler.updates_replicas_min <= c.scaler.updates_replicas_max,
+        "the least at most the most",
+    ),
+    together(
+        &["scaler.stale_after_ms", "scaler.interval_ms"],
+        |c| c.scaler.stale_after_ms >= 2 * c.scaler.interval_ms,
+        "stale_after_ms at least twice interval_ms: one reading that fails is no outage",
+    ),
+    together(
         &["processor.lease_ms", "sms.timeout_ms"],
         |c| outlasts(c, c.sms.timeout_ms),
         "lease_ms at least twice timeout_ms, and 10000 more: a claim must outlast the wait for a free call, the call and its record, or nothing is ever sent",

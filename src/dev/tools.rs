@@ -68,6 +68,18 @@ impl Tools {
         self.versioned("prometheus", "PROMETHEUS_VERSION").join("bin/prometheus")
     }
 
+    /// The pinned kubectl, which `scripts/install.sh test` brings; only tests use it.
+    pub fn kubectl(&self) -> PathBuf {
+        self.versioned("kubectl", "KUBECTL_VERSION").join("bin/kubectl")
+    }
+
+    /// Kubernetes' control plane and KEDA, which `scripts/install.sh keda` builds: programs in
+    /// `bin`, KEDA's own manifests in `config`. Only tests use it.
+    pub fn keda_bed(&self) -> PathBuf {
+        let (keda, kubernetes) = (version("KEDA_VERSION"), version("KUBERNETES_VERSION"));
+        self.dir.join(format!("keda-bed-{keda}-{kubernetes}"))
+    }
+
     fn versioned(&self, name: &str, key: &str) -> PathBuf {
         self.dir.join(format!("{name}-{}", version(key)))
     }

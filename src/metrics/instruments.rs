@@ -4,7 +4,7 @@
 
 use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, Meter, UpDownCounter};
 
-use super::{circuits, lag};
+use super::{circuits, lag, scaler};
 
 /// Bounds of histograms of calls (seconds): a loopback answer to the longest time-out.
 const CALL_SECONDS: [f64; 14] =
@@ -359,6 +359,31 @@ pub(super) fn circuits(meter: &Meter) {
         "{flag}",
         "1 while a channel's provider is left alone after failures",
         circuits::observe,
+    );
+}
+
+/// What the scaler decides.
+pub(super) fn scaler(meter: &Meter) {
+    observed(
+        meter,
+        "scaler_desired_replicas",
+        "{replica}",
+        "Replicas that the scaler wants of a deployment",
+        scaler::observe_replicas,
+    );
+    observed(
+        meter,
+        "scaler_decision_reason",
+        "{flag}",
+        "1 for what the last decision came down to",
+        scaler::observe_reason,
+    );
+    observed(
+        meter,
+        "scaler_stale",
+        "{flag}",
+        "1 while the lag of a deployment was read too long ago to go by",
+        scaler::observe_stale,
     );
 }
 

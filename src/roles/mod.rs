@@ -9,6 +9,7 @@ pub mod consumer_notification;
 pub mod consumer_notification_update;
 pub mod consumer_test_result_notification;
 pub mod cron;
+pub mod scaler;
 mod wiring;
 pub mod wrk_batch_publisher;
 pub mod wrk_default;

@@ -57,6 +57,7 @@ mod recipients_erasure;
 mod requests;
 mod revoke_mid_delivery;
 mod roles_and_configuration;
+mod scaler;
 mod shares_partitions;
 mod status_out;
 mod stories;

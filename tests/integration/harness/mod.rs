@@ -21,7 +21,7 @@ pub use kafka::DeadLetter;
 pub use news::{cancelled, consent, delivery_of, engaged, notification_of, receipt, receipt_for};
 pub use people::{contact, only, patient, recipient, request, result, results, sms_only};
 pub use ports::{free_address, free_port};
-pub use process::Process;
+pub use process::{Process, spawn, tied};
 pub use proxy::{BrokerProxy, Proxy};
 pub use receiver::{Behaviour, Call, Receiver, new_secret};
 pub use role::{RunningRole, ready, stop};

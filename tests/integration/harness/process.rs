@@ -1,5 +1,6 @@
 //! A role as a process of its own: the real binary.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -28,11 +29,8 @@ impl Process {
     /// Starts the binary with a configuration file and variables over it.
     pub(super) fn start(role: &'static str, config: &Path, log: PathBuf, variables: &[(&str, &str)]) -> Self {
         let output = File::create(&log).expect("the log file of a process");
-        // `setpriv`: it must not outlive a test run that was killed itself.
-        let mut command = Command::new("setpriv");
+        let mut command = tied(env!("CARGO_BIN_EXE_patient-notify"));
         command
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(env!("CARGO_BIN_EXE_patient-notify"))
             .arg(role)
             .env("PATIENT_NOTIFY_CONFIG", config)
             .env("PATIENT_NOTIFY_METRICS__LISTEN", "127.0.0.1:0")
@@ -158,9 +156,16 @@ impl Drop for Process {
     }
 }
 
-/// The death signal is tied to the thread that made the child, and a test's thread
+/// A command that does not outlive this run, even if that is killed itself.
+pub fn tied(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
+
+/// Starts a [`tied`] command. The death signal is tied to the thread that made the child, and a test's thread
 /// ends with its test: children are made by a thread that stays.
-fn spawn(command: Command) -> Child {
+pub fn spawn(command: Command) -> Child {
     use std::sync::{Mutex, OnceLock, mpsc};
     type Order = (Command, mpsc::SyncSender<std::io::Result<Child>>);
     static SPAWNER: OnceLock<Mutex<mpsc::SyncSender<Order>>> = OnceLock::new();

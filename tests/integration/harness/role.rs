@@ -40,6 +40,7 @@ impl RunningRole {
             "wrk-default" => tokio::spawn(roles::wrk_default::run(context)),
             "wrk-batch-publisher" => tokio::spawn(roles::wrk_batch_publisher::run(context)),
             "cron" => tokio::spawn(roles::cron::run(context)),
+            "scaler" => tokio::spawn(roles::scaler::run(context)),
             unknown => panic!("there is no role {unknown}"),
         };
         Self { health, name, shutdown, task: Some(task) }

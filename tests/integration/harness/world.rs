@@ -77,16 +77,22 @@ impl World {
     /// Makes topics, subjects and a database, and starts providers. The topics have
     /// few partitions ([`kafka::small_partitions`]): they are made in a moment.
     pub async fn new() -> Self {
-        Self::of_size(Size::Small).await
+        Self::of_size(Size::Small, true).await
     }
 
     /// The same with topics as `topics apply` makes them in production: 60
     /// partitions of test results.
     pub async fn full_size() -> Self {
-        Self::of_size(Size::Production).await
+        Self::of_size(Size::Production, true).await
     }
 
-    async fn of_size(size: Size) -> Self {
+    /// The same, with topics and groups under the names that the manifests have. One at a
+    /// time on a stack.
+    pub async fn as_deployed() -> Self {
+        Self::of_size(Size::Production, false).await
+    }
+
+    async fn of_size(size: Size, prefixed: bool) -> Self {
         let addresses = Addresses::from_environment();
         let dir = TempDir::new().expect("a folder for a test's files");
         let id = &Uuid::new_v4().simple().to_string()[..8];
@@ -101,7 +107,7 @@ impl World {
         let mut config = short_times(Config::from_defaults());
         sandbox.apply_to(&mut config);
         config.kafka.bootstrap_servers.clone_from(&addresses.brokers);
-        config.kafka.topic_prefix = format!("t{id}.");
+        config.kafka.topic_prefix = if prefixed { format!("t{id}.") } else { String::new() };
         config.registry.url.clone_from(&addresses.registry_url);
         config.postgres.url = addresses.database_url(&database).into();
         config.app.listen = free_address();

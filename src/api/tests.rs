@@ -3,6 +3,7 @@
 
 mod streams;
 
+use axum::routing::get;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 

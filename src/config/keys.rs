@@ -281,6 +281,8 @@ pub struct App {
     pub webhook_calls_per_second: u32,
     pub webhook_calls_burst: u32,
     pub webhook_source_header: String,
+    /// Where the board asks the scaler; empty: nowhere.
+    pub scaler_url: String,
     #[serde(with = "secret")]
     pub code_key: Secret,
     pub codes_per_address_per_hour: u32,

@@ -218,6 +218,7 @@ pub(super) const RULES: &[Rule] = &[
     count("app.webhook_calls_per_second", 0, 1_000_000),
     count("app.webhook_calls_burst", 1, 1_000_000),
     rule("app.webhook_source_header", Kind::Name(64)).optional(),
+    rule("app.scaler_url", Kind::Text(512)).optional(),
     rule("app.code_key", Kind::Text(1024)).optional().secret(),
     count("app.codes_per_address_per_hour", 1, 100),
     count("app.codes_per_caller_per_hour", 1, 1_000_000),

@@ -219,6 +219,7 @@ fn told(one: InForce) -> Decision {
         text: one.text(),
         read_ago_ms: one.read_ago.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
         stale: one.stale,
+        rate_per_s: one.explanation.as_ref().map(|explanation| explanation.rate_per_s),
         error: one.error.unwrap_or_default(),
     }
 }

@@ -157,8 +157,10 @@ at("token-form").addEventListener("submit", () => {
 
 function draw(snapshot) {
   drawVerdict(snapshot.verdict);
-  const wanted = new Map((snapshot.wanted?.data ?? []).map((one) => [one.deployment, one]));
-  for (const [name, panel] of Object.entries(snapshot.groups)) drawGroup(name, panel, wanted.get(name));
+  const wanted = snapshot.wanted.data ?? [];
+  for (const [name, panel] of Object.entries(snapshot.groups)) {
+    drawGroup(name, panel, wanted.find((one) => name.endsWith(one.deployment)));
+  }
   drawPanel("funnel", snapshot.funnel, funnelOf);
   drawPanel("providers", snapshot.providers, providersOf);
   drawPanel("queues", snapshot.queues, queuesOf);
@@ -226,10 +228,11 @@ function newGroup(name) {
     state: h("span", { class: "chip" }, "–"),
     error: h("p", { class: "late" }),
     pods: facts(["pods", "wanted", "capacity"]),
-    why: h("p", { class: "note" }),
+    whyText: h("p", { class: "note" }),
     topics: h("div", {}),
     maps: new Map(),
   };
+  it.why = h("details", {}, h("summary", {}, "Why so many?"), it.whyText);
   it.card = h("article", { class: "card", "data-group": name },
     h("div", { class: "head" }, h("h3", {}, name), it.state), it.error, it.pods.list, it.why, it.topics);
   at("groups").append(it.card);
@@ -247,9 +250,11 @@ function drawGroup(name, panel, wanted) {
   it.state.className = `chip ${level}`;
   say(it.state, `${SIGN[level]} ${panel.error ? `as of ${duration(panel.read_ago_s)} ago` : data.state}`);
   say(it.pods.values.pods, count(data.members));
-  say(it.pods.values.wanted, wanted ? count(wanted.replicas) : "–");
-  say(it.pods.values.capacity, wanted ? rate(wanted.capacity_per_s) : "–");
-  say(it.why, wanted?.stale ? "The scaler's reading is stale: replicas stay." : "");
+  say(it.pods.values.wanted, count(wanted?.replicas));
+  const each = wanted?.rate_per_s;
+  say(it.pods.values.capacity, each ? `${rate(each * data.members)}` : "–");
+  say(it.whyText, wanted?.stale ? "The scaler's reading is stale: replicas stay as they are." : (wanted?.why ?? ""));
+  it.why.hidden = !wanted;
   for (const topic of data.topics) drawTopic(it, topic);
 }
 

@@ -60,6 +60,9 @@ impl Hub {
         }
         panels::watch_database(&hub, &pool, &setup, &shutdown);
         panels::watch_letters(&hub, &setup.kafka, &shutdown);
+        if !setup.scaler_url.is_empty() {
+            panels::watch_scaler(&hub, &setup.scaler_url, &shutdown);
+        }
         tokio::spawn(Arc::clone(&hub).tell(shutdown));
         hub
     }
@@ -152,6 +155,7 @@ impl Hub {
             batches: panels.batches.shown(),
             cron: panels.cron.shown(),
             letters: panels.letters.shown(),
+            wanted: panels.wanted.shown(),
         }
     }
 }

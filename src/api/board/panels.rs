@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
 
 use super::hub::Hub;
-use super::snapshot::{Batch, Group, Letters, Provider, Queue, Steps, Tick};
+use super::snapshot::{Batch, Group, Letters, Provider, Queue, Steps, Tick, Wanted};
 use crate::api::operations;
 use crate::config;
 use crate::deliver::provider_name;
@@ -16,11 +17,14 @@ use crate::lag::{Reader, Window};
 use crate::record::batches::{self, ListQuery};
 use crate::record::pauses::{self, ChannelPause, Sender};
 use crate::record::{Owner, RecordError, Store, funnel, ticks_list};
+use crate::scaler::proto::v1::ScalerServiceExplainRequest;
+use crate::scaler::proto::v1::scaler_service_client::ScalerServiceClient;
 use crate::topic::lag;
 use crate::topic::names::{self, dlq_of};
 
 /// Rates are means over this time.
 const RATES_OVER: Duration = Duration::from_secs(15);
+const SCALER_TIMEOUT: Duration = Duration::from_secs(3);
 const BATCHES_MAX: i64 = 10;
 const TICKS_MAX: u32 = 12;
 
@@ -122,6 +126,31 @@ pub(super) fn watch_letters(hub: &Arc<Hub>, kafka: &config::Kafka, shutdown: &Ca
         look.await.map_err(|error| error.to_string())?
     };
     tokio::spawn(Arc::clone(hub).keep(seconds(5, 20), shutdown.clone(), read, |panels| &mut panels.letters));
+}
+
+/// How many replicas the scaler wants.
+pub(super) fn watch_scaler(hub: &Arc<Hub>, url: &str, shutdown: &CancellationToken) {
+    let endpoint = match Endpoint::from_shared(url.to_owned()) {
+        Ok(endpoint) => endpoint.connect_timeout(SCALER_TIMEOUT).timeout(SCALER_TIMEOUT),
+        Err(error) => {
+            tracing::warn!(%error, "app.scaler_url is no address: the board does not show what is wanted");
+            return;
+        }
+    };
+    let scaler = ScalerServiceClient::new(endpoint.connect_lazy());
+    let read = async move || {
+        let answer = scaler.clone().explain(ScalerServiceExplainRequest::default()).await;
+        let decisions = answer.map_err(|status| status.message().to_owned())?.into_inner().decisions;
+        let wanted = decisions.into_iter().map(|one| Wanted {
+            deployment: one.deployment,
+            replicas: one.replicas,
+            rate_per_s: one.rate_per_s,
+            stale: one.stale,
+            why: one.text,
+        });
+        Ok(wanted.collect())
+    };
+    tokio::spawn(Arc::clone(hub).keep(seconds(2, 5), shutdown.clone(), read, |panels| &mut panels.wanted));
 }
 
 fn letters(kafka: &config::Kafka) -> Result<Vec<Letters>, String> {

@@ -56,6 +56,7 @@ pub(super) struct Panels {
     pub(super) batches: Panel<Vec<Batch>>,
     pub(super) cron: Panel<Vec<Tick>>,
     pub(super) letters: Panel<Vec<Letters>>,
+    pub(super) wanted: Panel<Vec<Wanted>>,
 }
 
 /// The document.
@@ -71,6 +72,7 @@ pub(super) struct Snapshot {
     pub(super) batches: Shown<Vec<Batch>>,
     pub(super) cron: Shown<Vec<Tick>>,
     pub(super) letters: Shown<Vec<Letters>>,
+    pub(super) wanted: Shown<Vec<Wanted>>,
 }
 
 /// A consumer group.
@@ -184,6 +186,17 @@ pub(super) struct Tick {
 pub(super) struct Letters {
     pub(super) topic: String,
     pub(super) kept: i64,
+}
+
+/// What the scaler wants for a consumer.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Wanted {
+    pub(super) deployment: String,
+    pub(super) replicas: Option<u32>,
+    pub(super) rate_per_s: Option<f64>,
+    pub(super) stale: bool,
+    /// Why, in sentences.
+    pub(super) why: String,
 }
 
 /// -1 for what never ends: JSON has no infinite number.

@@ -35,6 +35,8 @@ pub struct Setup {
     pub kafka: config::Kafka,
     /// Channels that are switched on.
     pub enabled: Vec<Channel>,
+    /// Where to ask how many replicas are wanted; empty: nowhere.
+    pub scaler_url: String,
 }
 
 impl Setup {
@@ -47,7 +49,11 @@ impl Setup {
             (Channel::Push, config.push.enabled),
         ];
         let enabled = enabled.into_iter().filter(|(_, enabled)| *enabled).map(|(channel, _)| channel);
-        Self { kafka: config.kafka.clone(), enabled: enabled.collect() }
+        Self {
+            kafka: config.kafka.clone(),
+            enabled: enabled.collect(),
+            scaler_url: config.app.scaler_url.clone(),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod bad_input;
 mod bad_records;
 mod batch_exactness;
 mod batches;
+mod board;
 mod bulk_lane;
 mod cron_jobs;
 mod callbacks;

@@ -44,7 +44,8 @@ function duration(seconds) {
 const drain = (seconds) => (seconds === -1 ? "never" : duration(seconds));
 const words = (name) => name.replaceAll("_", " ");
 
-const LEVEL_OF_STATE = { ok: "ok", lagging: "look", rewound: "look", stalled: "late", stopped: "late" };
+// One slow call of a provider looks like a stall, for a while.
+const LEVEL_OF_STATE = { ok: "ok", lagging: "look", rewound: "look", stalled: "look", stopped: "late" };
 const SIGN = { ok: "✓", look: "!", late: "✕" };
 
 function levelOf(state, oldest_s) {

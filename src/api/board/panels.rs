@@ -52,7 +52,7 @@ pub(super) fn watch_group(
         window.push(reader.read().await.map_err(|error| error.to_string())?);
         window.standing().map(Group::from).ok_or_else(|| "nothing was read".to_owned())
     };
-    let keep = Arc::clone(hub).keep(seconds(1, 8), shutdown.clone(), read, move |panels| {
+    let keep = Arc::clone(hub).keep(seconds(1, 3), shutdown.clone(), read, move |panels| {
         panels.groups.entry(group.clone()).or_default()
     });
     tokio::spawn(keep);
@@ -80,7 +80,7 @@ pub(super) fn watch_database(
             })
             .collect())
     };
-    tokio::spawn(of_hub().keep(seconds(2, 8), stop(), queues, |panels| &mut panels.queues));
+    tokio::spawn(of_hub().keep(seconds(2, 3), stop(), queues, |panels| &mut panels.queues));
 
     let (here, pool_of, enabled) = (of_hub(), pool.clone(), setup.enabled.clone());
     let providers = async move || {
@@ -93,7 +93,7 @@ pub(super) fn watch_database(
             .map(|&channel| provider(channel, &enabled, &paused, &senders, &held))
             .collect())
     };
-    tokio::spawn(of_hub().keep(seconds(1, 8), stop(), providers, |panels| &mut panels.providers));
+    tokio::spawn(of_hub().keep(seconds(1, 3), stop(), providers, |panels| &mut panels.providers));
 
     let (here, pool_of) = (of_hub(), pool.clone());
     let steps = async move || {

@@ -86,8 +86,10 @@ fn of_group(name: &str, group: &Group, lines: &mut Vec<Line>) {
             let (count, state) = (stands.len(), first.state);
             let which = if count == 1 { "partition" } else { "partitions" };
             let why = if group.members == 0 { ": nobody reads them" } else { "" };
+            // One slow call of a provider looks like a stall, for a while.
+            let is_late = state == "stopped" || oldest > OBJECTIVE_S;
             lines.push(Line {
-                level: Level::Late,
+                level: if is_late { Level::Late } else { Level::Look },
                 text: format!(
                     "{name}: {count} {which} of {} {state} ({}/{}), the oldest record for {oldest:.0} s{why}",
                     topic.topic, topic.topic, first.number
@@ -184,6 +186,9 @@ mod tests {
         assert_eq!(late.level, Level::Late);
         assert!(late.title.contains("43 s of 10 s; it does not drain"), "{late:?}");
         let stalled = of(group("stalled", 3.0, None));
+        assert_eq!(stalled.level, Level::Look);
+        assert_eq!(of(group("stalled", 11.0, None)).level, Level::Late);
+        assert_eq!(of(group("stopped", 3.0, None)).level, Level::Late);
         assert!(stalled.title.contains("1 partition of t stalled (t/7)"), "{stalled:?}");
         assert_eq!(stalled.lines[0].runbook, "PatientNotifyPartitionStalled");
     }

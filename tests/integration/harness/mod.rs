@@ -6,6 +6,7 @@
 // Each module of tests uses another part of it.
 #![allow(dead_code, unused_imports, reason = "a helper that no test uses at the moment is no fault")]
 
+mod browser;
 mod kafka;
 mod news;
 mod people;
@@ -17,6 +18,7 @@ mod role;
 mod stack;
 mod world;
 
+pub use browser::Window;
 pub use kafka::DeadLetter;
 pub use news::{cancelled, consent, delivery_of, engaged, notification_of, receipt, receipt_for};
 pub use people::{contact, only, patient, recipient, request, result, results, sms_only};

@@ -75,6 +75,8 @@ impl Environment {
         // Codes of this run; who starts again asks for new ones.
         config.app.code_key = format!("{}{}", Uuid::new_v4(), Uuid::new_v4()).into();
         config.metrics.listen = format!("127.0.0.1:{}", base + 90);
+        config.scaler.listen = format!("127.0.0.1:{}", base + 110);
+        config.app.scaler_url = format!("http://{}", config.scaler.listen);
         migrate::run(&config.postgres).await?;
         admin::apply(&config).await?;
         schemas::apply(&config).await?;
@@ -137,7 +139,8 @@ impl Environment {
     pub fn say_where(&self) {
         let app = &self.config.app.listen;
         println!();
-        println!("Patients' messages   http://{app}/inbox");
+        println!("the board            http://{app}/");
+        println!("patients' messages   http://{app}/inbox");
         println!("gRPC                 {app}   (grpcurl -plaintext {app} list)");
         println!("metrics, health      http://{}/metrics", self.config.metrics.listen);
         println!(
@@ -228,5 +231,7 @@ fn start_roles(context: &Context, sandbox: &Sandbox) -> JoinSet<(&'static str, a
     running.spawn(async move { ("wrk-batch-publisher", publisher.await) });
     let cron = roles::cron::run(context.clone());
     running.spawn(async move { ("cron", cron.await) });
+    let scaler = roles::scaler::run(context.clone());
+    running.spawn(async move { ("scaler", scaler.await) });
     running
 }

@@ -36,7 +36,7 @@ fn cells(world: &World) -> String {
 fn funnel(column: usize) -> String {
     format!(
         "Number([...document.querySelectorAll('#funnel tr')].find((row) => \
-         row.cells[0].textContent === 'test result available')?.cells[{column}].textContent.replaceAll(',', ''))"
+         row.cells[0].textContent === 'test result')?.cells[{column}].textContent.replaceAll(',', '')) || -1"
     )
 }
 
@@ -120,7 +120,7 @@ async fn a_stalled_partition_and_an_outage_are_seen_within_seconds() {
     let (held, _) = world.publish(&[result(1, "held")]).await[0];
     let begun = Instant::now();
     let state = format!(
-        "document.querySelectorAll('[data-group=\"{}\"] .cell')[{held}].dataset.state === 'stalled'",
+        "document.querySelectorAll('[data-group=\"{}\"] .cell')[{held}]?.dataset.state === 'stalled'",
         group(&world)
     );
     // Others move meanwhile.

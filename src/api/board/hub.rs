@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use jiff::Timestamp;
@@ -19,6 +19,9 @@ use crate::topic::names;
 
 /// How often viewers get news.
 const TELL_EVERY: Duration = Duration::from_millis(500);
+
+/// Longest time of a try.
+const GIVE_UP: Duration = Duration::from_secs(30);
 
 /// The newest snapshot, and who looks.
 pub(super) struct Hub {
@@ -93,8 +96,9 @@ impl Hub {
         }
     }
 
-    /// Reads a panel again and again while somebody looks. A try that takes longer than
-    /// `longest` is given up; what was read before stays, with what was wrong.
+    /// Reads a panel again and again while somebody looks. Of a try that takes longer than
+    /// `longest` it is said that there is no answer, while what was read before stays; the try
+    /// goes on, because another one beside it would only make both slower.
     pub(super) async fn keep<T: Send>(
         self: Arc<Self>,
         (every, longest): (Duration, Duration),
@@ -109,15 +113,19 @@ impl Hub {
             .await
             .is_some()
         {
-            let tried = shutdown.run_until_cancelled(timeout(longest, read())).await;
-            let Some(tried) = tried else { return };
-            let read = tried.unwrap_or_else(|_| Err(format!("no answer within {} s", longest.as_secs())));
-            let mut panels = self.panels.write();
-            let panel = panel(&mut panels);
-            match read {
-                Ok(data) => *panel = Panel { data: Some(data), read_at: Some(Instant::now()), error: None },
-                Err(error) => panel.error = Some(error),
-            }
+            let tried = async {
+                let reading = read();
+                tokio::pin!(reading);
+                if let Ok(read) = timeout(longest, reading.as_mut()).await {
+                    return read;
+                }
+                let late = Err(format!("no answer within {} s", longest.as_secs()));
+                panel(&mut self.panels.write()).take(late);
+                let given_up = || Err(format!("no answer within {} s", GIVE_UP.as_secs()));
+                timeout(GIVE_UP, reading).await.unwrap_or_else(|_| given_up())
+            };
+            let Some(read) = shutdown.run_until_cancelled(tried).await else { return };
+            panel(&mut self.panels.write()).take(read);
         }
     }
 

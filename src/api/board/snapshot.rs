@@ -26,6 +26,16 @@ impl<T> Default for Panel<T> {
     }
 }
 
+impl<T> Panel<T> {
+    /// What was read, or what was wrong.
+    pub(super) fn take(&mut self, read: Result<T, String>) {
+        match read {
+            Ok(data) => *self = Self { data: Some(data), read_at: Some(Instant::now()), error: None },
+            Err(error) => self.error = Some(error),
+        }
+    }
+}
+
 /// A panel as it is shown.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Shown<T> {

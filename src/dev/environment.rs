@@ -195,7 +195,7 @@ fn program() -> String {
 
 /// The ports of what runs in this process; the stack checks its own.
 async fn check_free(base: u16) -> anyhow::Result<()> {
-    let wanted = [(80, "app"), (90, "metrics"), (100, "SMS"), (101, "SMTP"), (102, "push")];
+    let wanted = [(80, "app"), (90, "metrics"), (100, "SMS"), (101, "SMTP"), (102, "push"), (110, "scaler")];
     let mut taken = Vec::new();
     for (above, what) in wanted {
         if TcpListener::bind(("127.0.0.1", base + above)).await.is_err() {

@@ -101,6 +101,7 @@ async function follow(signal) {
     if (snapshot) {
       failures = 0;
       newest_ms = Date.now();
+      live("live", "ok");
       draw(JSON.parse(snapshot));
     }
   }

@@ -58,6 +58,9 @@ impl Hub {
             come: Notify::new(),
             database: Semaphore::new(1),
         });
+        for group in names::groups(&setup.kafka.topic_prefix).into_keys() {
+            hub.note(|panels| drop(panels.groups.insert(group, Panel::default())));
+        }
         for (group, topics) in names::groups(&setup.kafka.topic_prefix) {
             panels::watch_group(&hub, &setup.kafka, group, topics, &shutdown);
         }
@@ -127,6 +130,11 @@ impl Hub {
             let Some(read) = shutdown.run_until_cancelled(tried).await else { return };
             panel(&mut self.panels.write()).take(read);
         }
+    }
+
+    /// Puts something into the panels.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Panels)) {
+        change(&mut self.panels.write());
     }
 
     /// The place of a statement; the board has one at a time.

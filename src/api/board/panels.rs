@@ -43,7 +43,7 @@ pub(super) fn watch_group(
     let reader = match Reader::of_topics(kafka, &group, topics) {
         Ok(reader) => reader,
         Err(error) => {
-            tracing::warn!(group, %error, "the board cannot show this group");
+            hub.note(|panels| panels.groups.entry(group).or_default().take(Err(error.to_string())));
             return;
         }
     };

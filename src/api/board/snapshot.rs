@@ -27,6 +27,10 @@ impl<T> Default for Panel<T> {
 }
 
 impl<T> Panel<T> {
+    fn is_known(&self) -> bool {
+        self.data.is_some() || self.error.is_some()
+    }
+
     /// What was read, or what was wrong.
     pub(super) fn take(&mut self, read: Result<T, String>) {
         match read {
@@ -67,6 +71,14 @@ pub(super) struct Panels {
     pub(super) cron: Panel<Vec<Tick>>,
     pub(super) letters: Panel<Vec<Letters>>,
     pub(super) wanted: Panel<Vec<Wanted>>,
+}
+
+impl Panels {
+    /// All that decides whether patients wait has been read, or found to be away.
+    pub(super) fn are_known(&self) -> bool {
+        let groups = !self.groups.is_empty() && self.groups.values().all(Panel::is_known);
+        groups && self.queues.is_known() && self.providers.is_known()
+    }
 }
 
 /// The document.

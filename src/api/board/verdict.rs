@@ -40,8 +40,11 @@ pub(super) struct Verdict {
     pub(super) lines: Vec<Line>,
 }
 
-/// Of all that was read.
+/// Of all that was read. While something has not been read, or found to be away, nothing is well.
 pub(super) fn verdict(panels: &Panels) -> Verdict {
+    if !panels.are_known() {
+        return Verdict { level: Level::Look, title: "Reading…".to_owned(), lines: Vec::new() };
+    }
     let mut lines = Vec::new();
     for (name, panel) in &panels.groups {
         if let Some(error) = &panel.error {
@@ -168,16 +171,37 @@ mod tests {
         Group { members: 1, state, topics: vec![topic] }
     }
 
-    fn of(group: Group) -> Verdict {
+    /// All has been read, and there is nothing.
+    fn read() -> Panels {
         let mut panels = Panels::default();
-        panels.groups.entry("g".to_owned()).or_default().data = Some(group);
+        panels.groups.entry("idle".to_owned()).or_default().take(Ok(Group {
+            members: 1,
+            state: "ok",
+            topics: Vec::new(),
+        }));
+        panels.queues.take(Ok(Vec::new()));
+        panels.providers.take(Ok(Vec::new()));
+        panels
+    }
+
+    fn of(group: Group) -> Verdict {
+        let mut panels = read();
+        panels.groups.entry("g".to_owned()).or_default().take(Ok(group));
         verdict(&panels)
     }
 
     #[test]
     fn nothing_wrong_is_said_to_be_well() {
-        assert_eq!(verdict(&Panels::default()).title, "All is well");
+        assert_eq!(verdict(&read()).title, "All is well");
         assert_eq!(of(group("lagging", 9.0, Some(1.0))).level, Level::Ok);
+    }
+
+    #[test]
+    fn before_all_was_read_nothing_is_said_to_be_well() {
+        assert_eq!(verdict(&Panels::default()).title, "Reading…");
+        let mut panels = read();
+        panels.groups.entry("other".to_owned()).or_default();
+        assert_eq!(verdict(&panels).level, Level::Look);
     }
 
     #[test]
@@ -195,7 +219,7 @@ mod tests {
 
     #[test]
     fn an_outage_and_what_cannot_be_read_are_said() {
-        let mut panels = Panels::default();
+        let mut panels = read();
         panels.queues.error = Some("the database does not answer".to_owned());
         panels.providers.data = Some(vec![Provider {
             channel: "sms",

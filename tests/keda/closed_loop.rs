@@ -11,7 +11,7 @@ use patient_notify::sandbox::ChannelFaults;
 use patient_notify::topic::names::{NOTIFICATIONS, TEST_RESULTS};
 
 use crate::Stage;
-use crate::harness::{receipt, request, results as sample_results, sms_only};
+use crate::harness::{Process, eventually, receipt, request, results as sample_results, sms_only};
 use crate::node::Node;
 use crate::open_loop::{DOWN, UP};
 use crate::timeline::Timeline;
@@ -44,6 +44,8 @@ const WRITERS: [(&str, &str); 5] = [
 ];
 /// From the most replicas to no lag.
 const DRAIN: Duration = Duration::from_secs(600);
+/// Until what was released has been sent by the worker: a lease, and some.
+const RELEASED: Duration = Duration::from_secs(150);
 
 /// Runs a backlog through a workload's pods, from least to most and back.
 async fn through(
@@ -96,27 +98,30 @@ async fn through(
     node.stop().await;
 }
 
-async fn people(stage: &Stage) {
+/// Patients, a provider that takes its time, and the worker that sends what consumers released
+/// when their partitions went.
+async fn people(stage: &Stage) -> Process {
     let people: Vec<RecipientUpsert> = (1..=PATIENTS).map(sms_only).collect();
     stage.world.load(&people).await;
     stage.world.sandbox.faults.set(Channel::Sms, ChannelFaults { latency_ms: CALL_MS, ..Default::default() });
+    stage.world.process("wrk-notifications", &[])
 }
 
 pub async fn results(stage: &Stage) {
-    people(stage).await;
+    let worker = people(stage).await;
     let results = sample_results(1, RESULTS_COUNT, PATIENTS);
     let before = stage.world.sent().await;
     through(stage, RESULTS, &SENDERS, async || {
         stage.world.publish(&results).await;
     })
     .await;
-    assert_all_once(stage, before + i64::try_from(RESULTS_COUNT).unwrap()).await;
+    assert_all_once(stage, before + i64::try_from(RESULTS_COUNT).unwrap(), worker).await;
     let noted: HashSet<_> = stage.world.noted_of(&TEST_RESULTS).await;
     assert_eq!(noted.len() as u64, RESULTS_COUNT, "each result became one notification");
 }
 
 pub async fn requests(stage: &Stage) {
-    people(stage).await;
+    let worker = people(stage).await;
     let requests: Vec<NotificationRequested> = (0..REQUESTS_COUNT)
         .map(|number| {
             let mut one = request(number % PATIENTS + 1, &format!("closed-{number}"));
@@ -129,14 +134,17 @@ pub async fn requests(stage: &Stage) {
         stage.world.publish_requests(&requests, &NOTIFICATIONS).await;
     })
     .await;
-    assert_all_once(stage, before + i64::try_from(REQUESTS_COUNT).unwrap()).await;
+    assert_all_once(stage, before + i64::try_from(REQUESTS_COUNT).unwrap(), worker).await;
 }
 
 /// Every notification was sent, and no provider was given one twice.
-async fn assert_all_once(stage: &Stage, sent: i64) {
+async fn assert_all_once(stage: &Stage, sent: i64, mut worker: Process) {
+    eventually("every notification is sent", RELEASED, async || stage.world.sent().await == sent).await;
+    worker.terminate();
+    assert!(worker.wait().await.success(), "the worker did not end cleanly");
     let (states, seen) = (stage.world.states().await, stage.world.seen().await);
     println!("  states {states:?}; at the provider {}, twice {}", seen.delivered, seen.doubled);
-    assert_eq!(states.get(&State::Sent).copied().unwrap_or(0), sent, "lost: {states:?}");
+    assert_eq!(states.get(&State::Sent).copied().unwrap_or(0), sent, "neither lost nor more: {states:?}");
     stage.world.assert_each_once().await;
 }
 

@@ -63,11 +63,12 @@ impl Node {
 
     /// Asks all that is left to end, and waits for it.
     pub async fn stop(self) {
-        let running: Vec<Process> =
-            self.pods.into_values().map(|pod| pod.process).chain(self.leaving).collect();
-        for process in &running {
+        let pods: Vec<Process> = self.pods.into_values().map(|pod| pod.process).collect();
+        for process in &pods {
             process.terminate();
         }
+        // Those that leave have been asked: a second signal would be a hard exit.
+        let running = pods.into_iter().chain(self.leaving);
         for mut process in running {
             let status = process.wait().await;
             assert!(status.success(), "a pod did not end cleanly: {status}");

@@ -4,6 +4,7 @@
 //! [`crate::domain`], static names, topics); never an identifier, an address or
 //! an error text. All functions are cheap and do nothing before [`init`].
 
+mod bound;
 mod circuits;
 mod front;
 mod instruments;
@@ -158,7 +159,7 @@ fn word(key: &'static str, value: &'static str) -> KeyValue {
 /// Records of `topic` that ended with `outcome`.
 pub fn records(topic: &str, outcome: &'static str, n: u64) {
     if let Some(i) = INSTRUMENTS.get() {
-        i.intake.records.add(n, &[word("outcome", outcome), i.topic(topic)]);
+        i.intake.records.add(topic, outcome, n, || i.topic(topic));
     }
 }
 
@@ -179,7 +180,7 @@ pub fn update(kind: &'static str, result: &'static str) {
 /// Attempts on `channel` that ended with `outcome`.
 pub fn deliveries(channel: Channel, outcome: &'static str, n: u64) {
     if let Some(i) = INSTRUMENTS.get() {
-        i.sends.deliveries.add(n, &[word("channel", channel.as_str()), word("outcome", outcome)]);
+        i.sends.deliveries.of([channel.as_str(), outcome]).add(n);
     }
 }
 
@@ -193,16 +194,14 @@ pub fn delivery_end(channel: Channel, end: &'static str) {
 /// One call to the provider of `channel`.
 pub fn provider_call(channel: Channel, outcome: &'static str, elapsed: Duration) {
     if let Some(i) = INSTRUMENTS.get() {
-        let labels = [word("channel", channel.as_str()), word("outcome", outcome)];
-        i.sends.provider_calls.record(elapsed.as_secs_f64(), &labels);
+        i.sends.provider_calls.of([channel.as_str(), outcome]).record(elapsed.as_secs_f64());
     }
 }
 
 /// A message reached its provider `elapsed` after its source record.
 pub fn accept_to_provider(purpose: Purpose, urgency: Urgency, elapsed: Duration) {
     if let Some(i) = INSTRUMENTS.get() {
-        let labels = [word("purpose", purpose.as_str()), word("urgency", urgency.as_str())];
-        i.sends.accept_to_provider.record(elapsed.as_secs_f64(), &labels);
+        i.sends.accept_to_provider.of([purpose.as_str(), urgency.as_str()]).record(elapsed.as_secs_f64());
     }
 }
 

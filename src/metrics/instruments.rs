@@ -4,6 +4,7 @@
 
 use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, Meter, UpDownCounter};
 
+use super::bound::{ByTopic, ByWords};
 use super::{circuits, lag, scaler};
 
 /// Bounds of histograms of calls (seconds): a loopback answer to the longest time-out.
@@ -19,7 +20,7 @@ const ROWS: [f64; 9] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2000.
 
 /// From the topics to the claim, and the offsets.
 pub(super) struct Intake {
-    pub(super) records: Counter<u64>,
+    pub(super) records: ByTopic,
     pub(super) ignored: Counter<u64>,
     pub(super) updates: Counter<u64>,
     pub(super) dead_letters: Counter<u64>,
@@ -37,7 +38,7 @@ pub(super) struct Intake {
 impl Intake {
     pub(super) fn new(meter: &Meter) -> Self {
         Self {
-            records: counter(meter, "records", "{record}", "Records by how they ended"),
+            records: ByTopic::new(counter(meter, "records", "{record}", "Records by how they ended")),
             ignored: counter(meter, "ignored", "{record}", "Records that came to nothing, by reason"),
             updates: counter(
                 meter,
@@ -81,10 +82,10 @@ impl Intake {
 
 /// From the claim to a provider.
 pub(super) struct Sends {
-    pub(super) deliveries: Counter<u64>,
+    pub(super) deliveries: ByWords<Counter<u64>>,
     pub(super) delivery_ends: Counter<u64>,
-    pub(super) provider_calls: Histogram<f64>,
-    pub(super) accept_to_provider: Histogram<f64>,
+    pub(super) provider_calls: ByWords<Histogram<f64>>,
+    pub(super) accept_to_provider: ByWords<Histogram<f64>>,
     pub(super) leases_lost: Counter<u64>,
     pub(super) outcomes_unknown: Counter<u64>,
     pub(super) in_flight: UpDownCounter<i64>,
@@ -94,19 +95,28 @@ pub(super) struct Sends {
 impl Sends {
     pub(super) fn new(meter: &Meter) -> Self {
         Self {
-            deliveries: counter(meter, "deliveries", "{delivery}", "Attempts by channel and outcome"),
+            deliveries: ByWords::new(
+                counter(meter, "deliveries", "{delivery}", "Attempts by channel and outcome"),
+                ["channel", "outcome"],
+            ),
             delivery_ends: counter(
                 meter,
                 "delivery_ends",
                 "{delivery}",
                 "Deliveries by how they ended: delivered, or why not",
             ),
-            provider_calls: seconds(meter, "provider_call_duration", "Calls to providers", &CALL_SECONDS),
-            accept_to_provider: seconds(
-                meter,
-                ACCEPT_TO_PROVIDER,
-                "From the source record's timestamp until a provider has the message",
-                &WAY_SECONDS,
+            provider_calls: ByWords::new(
+                seconds(meter, "provider_call_duration", "Calls to providers", &CALL_SECONDS),
+                ["channel", "outcome"],
+            ),
+            accept_to_provider: ByWords::new(
+                seconds(
+                    meter,
+                    ACCEPT_TO_PROVIDER,
+                    "From the source record's timestamp until a provider has the message",
+                    &WAY_SECONDS,
+                ),
+                ["purpose", "urgency"],
             ),
             leases_lost: counter(
                 meter,

@@ -124,7 +124,7 @@ impl Group {
             swell: 0.0,
             of_load,
             of_pods: Xoshiro256PlusPlus::seed_from_u64(!seed),
-            score: Score { runs: 1, ..Score::default() },
+            score: Score::of_one(),
         };
         group.assign();
         group

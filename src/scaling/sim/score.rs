@@ -27,6 +27,11 @@ impl Default for Score {
 }
 
 impl Score {
+    /// Of one run, in which nothing has happened yet.
+    pub(super) fn of_one() -> Self {
+        Self { runs: 1, ..Self::default() }
+    }
+
     /// So many records were so old.
     pub(super) fn handled(&mut self, age_s: u32, count: u32) {
         self.ages[(age_s as usize).min(AGE_MAX_S)] += u64::from(count);

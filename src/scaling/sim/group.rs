@@ -99,6 +99,8 @@ pub(super) struct Group {
     changed: bool,
     rebalance_until: u32,
     swell: f64,
+    /// Kept between seconds so that none allocates.
+    busy: Vec<usize>,
     of_load: Xoshiro256PlusPlus,
     of_pods: Xoshiro256PlusPlus,
     pub(super) score: Score,
@@ -122,6 +124,7 @@ impl Group {
             changed: false,
             rebalance_until: 0,
             swell: 0.0,
+            busy: Vec::with_capacity(PARTITIONS),
             of_load,
             of_pods: Xoshiro256PlusPlus::seed_from_u64(!seed),
             score: Score::of_one(),
@@ -270,22 +273,23 @@ impl Group {
     fn handle(&mut self, at: u32) {
         let rate = self.trace.pod_per_s(at);
         let stuck = self.trace.stuck(at);
+        let lanes = &mut self.lanes;
         for pod in self.pods.iter().filter(|pod| pod.member) {
             let mut left = floor(rate * self.of_pods.random_range(0.95..1.05));
-            let readable = |(index, lane): &(usize, &mut Lane)| {
-                lane.owner == Some(pod.id)
-                    && lane.paused_until <= at
-                    && Some(*index) != stuck
-                    && !lane.waiting.is_empty()
-            };
+            self.busy.clear();
+            self.busy.extend((0..lanes.len()).filter(|index| {
+                let lane = &lanes[*index];
+                lane.owner == Some(pod.id) && lane.paused_until <= at && Some(*index) != stuck
+            }));
             loop {
-                let busy = self.lanes.iter_mut().enumerate().filter(readable).count();
+                self.busy.retain(|index| !lanes[*index].waiting.is_empty());
+                let busy = u32::try_from(self.busy.len()).unwrap_or(u32::MAX);
                 if busy == 0 || left == 0 {
                     break;
                 }
-                let each = (left / u32::try_from(busy).unwrap_or(u32::MAX)).max(1);
-                for (_, lane) in self.lanes.iter_mut().enumerate().filter(readable) {
-                    left -= lane.take(at, each.min(left));
+                let each = (left / busy).max(1);
+                for index in &self.busy {
+                    left -= lanes[*index].take(at, each.min(left));
                 }
             }
         }

@@ -13,7 +13,7 @@ const PANEL: f64 = 120.0;
 const GAP: f64 = 34.0;
 const TOP: f64 = 40.0;
 /// Told apart by those who see few colours, too; as in the names' order.
-const COLOURS: [&str; 3] = ["#999999", "#0072b2", "#d55e00"];
+const COLOURS: [&str; 4] = ["#999999", "#cc79a7", "#0072b2", "#d55e00"];
 
 /// One value of a moment, and what it is called.
 type Panel = (&'static str, fn(&Point) -> f64);

@@ -54,12 +54,9 @@ pub struct Comparison {
 pub fn compare(seeds: u64) -> Comparison {
     let half = seeds.max(2) / 2;
     let tried = tune(half);
-    let best = tried
-        .iter()
-        .min_by(|one, other| one.cost.total_cmp(&other.cost))
-        .map_or(DEPLOYED, |one| one.threshold);
-    let policies = [DEPLOYED, dearest, best].map(Policy::Kafka);
-    let policies = [policies[0], policies[1], policies[2], Policy::Scaler];
+    let best = best_of(tried.iter().filter(|one| one.affordable));
+    let dearest = best_of(tried.iter());
+    let policies = [Policy::Kafka(DEPLOYED), Policy::Kafka(dearest), Policy::Kafka(best), Policy::Scaler];
     let names = [
         format!("kafka {DEPLOYED}, as deployed"),
         format!("kafka {dearest}, at any cost"),

@@ -12,7 +12,8 @@ use super::trace::Trace;
 /// `lagThreshold` as deployed.
 pub(super) const DEPLOYED: u32 = 2_000;
 /// Those that are tried.
-const THRESHOLDS: [u32; 12] = [400, 600, 800, 1_000, 1_250, 1_500, 1_750, 2_000, 2_500, 3_000, 4_000, 6_000];
+const THRESHOLDS: [u32; 18] =
+    [200, 300, 400, 500, 600, 650, 700, 750, 800, 850, 900, 1_000, 1_250, 1_500, 2_000, 2_500, 4_000, 6_000];
 
 /// Replica-hours that the best may cost, over those of the deployed one.
 const BUDGET: f64 = 1.05;

@@ -124,9 +124,9 @@ mod tests {
 
     #[test]
     fn the_metric_over_its_target_is_rounded_up() {
-        // 200m at a target of 100m doubles; 50m halves.
-        assert_eq!(recommendation(3, 3.0 * 0.2, 0.1, 0.1), 6);
-        assert_eq!(recommendation(4, 4.0 * 0.05, 0.1, 0.1), 2);
+        // 200m a pod at a target of 100m doubles; 50m halves.
+        assert_eq!(recommendation(3, 600.0, 100.0, 0.1), 6);
+        assert_eq!(recommendation(4, 200.0, 100.0, 0.1), 2);
         assert_eq!(recommendation(6, 12_001.0, 2000.0, 0.0), 7);
     }
 

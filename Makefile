@@ -85,6 +85,11 @@ bench: deps ## The front, the drain and due deliveries, each beside the bare thi
 	@cargo bench --locked --no-run --bench '$(BENCH)' -j $(JOBS)
 	@exec '$(release)' stack run --free-ports -- cargo bench --locked --bench '$(BENCH)' -j $(JOBS)
 
+.PHONY: simulate
+simulate: deps ## Autoscaling simulated, by lag alone and by the scaler, into docs/autoscaling.md
+	@cargo build --locked --release --bin patient-notify -j $(JOBS)
+	@exec '$(release)' simulate --out docs
+
 # --- Check: what a change must pass besides the tests ----------------------------
 
 .PHONY: check

@@ -22,6 +22,7 @@ pub mod lag;
 pub mod produce;
 pub mod scaler;
 pub mod schemas;
+pub mod simulate;
 pub mod topics;
 
 use crate::config::Config;
@@ -105,6 +106,8 @@ pub enum Command {
     Doctor(doctor::Options),
     /// How far consumer groups are behind: messages, age, rates, time to drain, and how they stand.
     Lag(lag::Options),
+    /// Simulate how replicas follow the load, by lag alone and by the scaler; no servers.
+    Simulate(simulate::Options),
     /// Publish sample events as a laboratory would.
     Produce(produce::Options),
     /// Look at the configuration.
@@ -200,6 +203,7 @@ pub fn run(Cli { config: file, command }: Cli) -> ExitCode {
         Command::Callbacks(command) => tool(file, async move |config| callbacks::run(config, command).await),
         Command::Doctor(options) => tool(file, async move |config| doctor::run(config, options).await),
         Command::Lag(options) => tool(file, async move |config| lag::run(config, options).await),
+        Command::Simulate(options) => report(simulate::run(&options)),
         Command::Produce(options) => tool(file, async move |config| produce::run(config, options).await),
         Command::Config(command) => self::config(command, file),
     }

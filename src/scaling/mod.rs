@@ -11,6 +11,7 @@ mod quantum;
 mod rate;
 mod reading;
 mod settings;
+pub mod sim;
 
 pub use decide::{Decider, Decision};
 pub use explanation::{Bound, Explanation, Reason};

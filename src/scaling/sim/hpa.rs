@@ -139,8 +139,7 @@ mod tests {
 
     #[test]
     fn ten_percent_a_minute_goes_down_in_steps_that_shrink() {
-        // Kubernetes' own example: from 80, by 10 % a minute: 72, then 65 (72 × 0.9 = 64.8 is
-        // cut, not rounded up, by its code).
+        // Kubernetes' own example: 80, 72, and then 7.2 fewer, which counts as 8.
         let mut hpa = Hpa::new(Behavior { down_window_s: 1, ..USUAL });
         assert_eq!(hpa.look(0, 80, Some((10.0, 1.0))), 80, "as many as there are, at the first look");
         assert_eq!(hpa.look(15, 80, Some((10.0, 1.0))), 72);

@@ -57,10 +57,13 @@ impl<I: Bind> ByWords<I> {
     }
 }
 
+/// Series of one topic, by outcome.
+type Outcomes = HashMap<&'static str, BoundCounter<u64>>;
+
 /// A counter by topic and outcome.
 pub(super) struct ByTopic {
     instrument: Counter<u64>,
-    topics: RwLock<HashMap<Arc<str>, HashMap<&'static str, BoundCounter<u64>>>>,
+    topics: RwLock<HashMap<Arc<str>, Outcomes>>,
 }
 
 impl ByTopic {

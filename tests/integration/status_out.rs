@@ -16,6 +16,8 @@ use crate::harness::{BrokerProxy, World, eventually, patient, recipient, result,
 use crate::tools::{Lying, read_topic};
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Differences that a failed comparison shows.
+const SHOWN_MAX: usize = 5;
 
 /// What another backend reads of one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +118,15 @@ pub async fn assert_topic_tells_what_the_database_says(world: &World) -> Vec<Cha
         .into_iter()
         .map(|(id, change)| (id, (change.state, change.reason, change.sequence)))
         .collect();
-    assert_eq!(told, in_database(world).await);
+    let stored = in_database(world).await;
+    let different: Vec<_> = told
+        .keys()
+        .chain(stored.keys())
+        .filter(|id| told.get(*id) != stored.get(*id))
+        .map(|id| (id, told.get(id), stored.get(id)))
+        .take(SHOWN_MAX)
+        .collect();
+    assert!(different.is_empty(), "the topic and the database say different things: {different:?}");
     changes
 }
 

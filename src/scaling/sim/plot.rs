@@ -79,9 +79,11 @@ fn draw(text: &mut String, top: f64, trace: Trace, (name, value): Panel, lines: 
     for quarter in 0..=4 {
         let at = trace.seconds() / 4 * quarter;
         let left = LEFT + wide * f64::from(at);
+        // The last one would stand half outside the picture.
+        let anchor = if quarter == 4 { "end" } else { "middle" };
         let _ = writeln!(
             text,
-            "<text x=\"{left:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#444\">{at} s</text>",
+            "<text x=\"{left:.1}\" y=\"{}\" text-anchor=\"{anchor}\" fill=\"#444\">{at} s</text>",
             bottom + 13.0
         );
     }

@@ -8,6 +8,7 @@
 
 mod browser;
 mod kafka;
+mod last_words;
 mod news;
 mod people;
 mod ports;

@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use super::eventually;
 use super::kafka::{self, DeadLetter};
+use super::last_words;
 use super::ports::{free_address, free_port};
 use super::process::Process;
 use super::role::RunningRole;
@@ -93,6 +94,7 @@ impl World {
     }
 
     async fn of_size(size: Size, prefixed: bool) -> Self {
+        last_words::keep();
         let addresses = Addresses::from_environment();
         let dir = TempDir::new().expect("a folder for a test's files");
         let id = &Uuid::new_v4().simple().to_string()[..8];
@@ -401,6 +403,7 @@ impl Drop for World {
             });
         });
         let _ = cleaner.join();
+        last_words::repeat();
     }
 }
 

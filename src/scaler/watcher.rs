@@ -14,6 +14,8 @@ use crate::scaling::{Decider, Explanation, Partition, Reading};
 
 /// Arrivals are means over this time.
 const SPAN: Duration = Duration::from_secs(30);
+/// And over this time of late, for all partitions together: two readings.
+const OF_LATE: Duration = Duration::from_secs(4);
 /// A partition whose commits have not moved for this long is left out: longer than a
 /// rebalance takes, in which nothing moves either.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
@@ -59,6 +61,7 @@ fn failed(deployment: &'static str, decisions: &Decisions, error: String) {
 struct Watcher {
     name: &'static str,
     window: Window,
+    of_late: Window,
     /// When the readings began, by the clock that only goes forward.
     began: Instant,
     teller: LagTeller,
@@ -76,6 +79,7 @@ impl Watcher {
         Self {
             name: deployment.name,
             window: Window::new(SPAN).stalled_after(STALLED_AFTER),
+            of_late: Window::new(OF_LATE),
             began: Instant::now(),
             teller: LagTeller::of_group(),
             lanes: lanes.collect(),
@@ -93,7 +97,9 @@ impl Watcher {
             }
         };
         let (read, told) = tokio::join!(reader.read(), pods);
-        self.window.push(read.map_err(|error| error.to_string())?);
+        let read = read.map_err(|error| error.to_string())?;
+        self.of_late.push(read.clone());
+        self.window.push(read);
         let standing = self.window.standing().ok_or("nothing was read")?;
         let explanation = self.decide(&standing, told).ok_or("nothing is decided on")?;
         self.teller.tell(standing);
@@ -114,18 +120,31 @@ impl Watcher {
     /// The lane that wants most replicas counts.
     fn decide(&mut self, standing: &GroupStanding, told: Told) -> Option<Explanation> {
         let at = self.began.elapsed();
-        let decisions = self
-            .lanes
-            .iter_mut()
-            .map(|(lane, decider)| decider.decide(&reading(standing, &lane.topics, told, at)).explanation);
+        let of_late = self.of_late.standing()?;
+        let decisions = self.lanes.iter_mut().map(|(lane, decider)| {
+            decider.decide(&reading(standing, &of_late, &lane.topics, told, at)).explanation
+        });
         // The first of equals: the urgent lane.
         decisions.reduce(|best, next| if next.replicas > best.replicas { next } else { best })
     }
 }
 
 /// What a decision goes by, of these topics.
-fn reading(standing: &GroupStanding, topics: &[String], told: Told, at: Duration) -> Reading {
+fn reading(
+    standing: &GroupStanding,
+    of_late: &GroupStanding,
+    topics: &[String],
+    told: Told,
+    at: Duration,
+) -> Reading {
     let of_lane = standing.partitions.iter().filter(|one| topics.contains(&one.reading.topic));
+    // Both are of the same last reading, so their partitions are the same.
+    let of_lane_now = standing
+        .partitions
+        .iter()
+        .zip(&of_late.partitions)
+        .filter(|(one, _)| topics.contains(&one.reading.topic) && one.state != State::Stalled);
+    let arrival_now_per_s = of_lane_now.filter_map(|(_, now)| now.arrival_rate).reduce(|a, b| a + b);
     let partitions = of_lane.map(|one| Partition {
         topic: one.reading.topic.clone(),
         number: one.reading.partition,
@@ -137,6 +156,7 @@ fn reading(standing: &GroupStanding, topics: &[String], told: Told, at: Duration
     });
     Reading {
         at,
+        arrival_now_per_s,
         partitions: partitions.collect(),
         replicas: u32::try_from(standing.members).unwrap_or(u32::MAX),
         true_rate_per_s: told.true_rate_per_s,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::demand::{Backlog, Demand, moving_partitions};
+use super::demand::{self, Backlog, Demand, moving_partitions};
 use super::explanation::{Bound, Explanation, Reason};
 use super::quantum;
 use super::rate::{Rate, RateSource};
@@ -38,6 +38,7 @@ pub struct Decider {
 
 /// What one decision goes by.
 struct Weighed {
+    surge: f64,
     backlog: Backlog,
     demand: Demand,
     rate_per_s: f64,
@@ -70,8 +71,9 @@ impl Decider {
     fn weigh(&mut self, reading: &Reading, standing: u32) -> Weighed {
         let settings = &self.settings;
         let (rate_per_s, rate_source) = self.rate.take(reading, settings);
-        let backlog = Backlog::of(reading, settings);
-        let demand = Demand::of(reading, settings, rate_per_s);
+        let surge = demand::surge(reading);
+        let backlog = Backlog::of(reading, settings, surge);
+        let demand = Demand::of(reading, settings, rate_per_s, surge);
         let max = settings.replicas_max;
         // Partitions move from those that go, or to those that come; what arrives in them
         // meanwhile has to be caught up with.
@@ -86,7 +88,18 @@ impl Decider {
         let short = !quantum::carries(&demand, raw, max, max, 0.0);
         let (bounded, bound) = self.bound(quantised, rate_per_s);
         let bounded_by = bound.or((short && bounded == max).then_some(Bound::Maximum));
-        Weighed { backlog, demand, rate_per_s, rate_source, by_rebalance, raw, quantised, roomy, bounded_by }
+        Weighed {
+            surge,
+            backlog,
+            demand,
+            rate_per_s,
+            rate_source,
+            by_rebalance,
+            raw,
+            quantised,
+            roomy,
+            bounded_by,
+        }
     }
 
     fn settle(&mut self, reading: &Reading, weighed: &Weighed, standing: u32) -> (u32, Reason) {
@@ -198,6 +211,7 @@ impl Decider {
             members: reading.replicas,
             reason,
             arrival_per_s: weighed.backlog.arrival_per_s,
+            surge: weighed.surge,
             lag: moving_partitions(reading).map(|one| one.lag).fold(0, u64::saturating_add),
             backlog,
             oldest_age_s: weighed.backlog.oldest_age_s,

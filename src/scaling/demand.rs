@@ -6,6 +6,10 @@ use super::settings::Settings;
 /// A fullest partition that needs so much of a pod's rate leaves no room for others in it.
 pub(super) const POD_FULL: f64 = 0.95;
 
+/// A few seconds cannot be more than this multiple of a mean that they are part of, unless the
+/// readings came irregularly.
+const SURGE_MAX: f64 = 10.0;
+
 /// What waits in the partitions that move, in records.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Backlog {
@@ -22,19 +26,20 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// Of one reading.
+    /// Of one reading, with what comes in times `surge`.
     #[expect(clippy::cast_precision_loss, reason = "records, far below 2^52")]
-    pub(super) fn of(reading: &Reading, settings: &Settings) -> Self {
+    pub(super) fn of(reading: &Reading, settings: &Settings, surge: f64) -> Self {
         let mut all = Self::default();
         let (mut moving, mut late) = (0_usize, 0_usize);
         for one in moving_partitions(reading) {
             moving += 1;
             all.lag += one.lag as f64;
-            all.beyond_rest += beyond_rest(one, settings);
+            let beyond_rest = beyond_rest(one, settings, surge);
+            all.beyond_rest += beyond_rest;
             let age_s = one.oldest_age_s.filter(|age_s| age_s.is_finite()).unwrap_or(0.0);
-            late += usize::from(age_s > settings.objective_s / 2.0 && beyond_rest(one, settings) > 0.0);
+            late += usize::from(age_s > settings.objective_s / 2.0 && beyond_rest > 0.0);
             if let Some(arrival) = arrival(one) {
-                *all.arrival_per_s.get_or_insert(0.0) += arrival;
+                *all.arrival_per_s.get_or_insert(0.0) += arrival * surge;
             }
             if one.oldest_age_s.is_some() {
                 all.oldest_age_s = Some(all.oldest_age_s.unwrap_or(0.0).max(age_s));
@@ -71,8 +76,8 @@ pub(super) struct Demand {
 }
 
 impl Demand {
-    /// Of one reading, with a pod's rate in records a second.
-    pub(super) fn of(reading: &Reading, settings: &Settings, rate_per_s: f64) -> Self {
+    /// Of one reading, with a pod's rate in records a second and what comes in times `surge`.
+    pub(super) fn of(reading: &Reading, settings: &Settings, rate_per_s: f64, surge: f64) -> Self {
         let mut demand = Self {
             by_arrival: 0.0,
             by_backlog: 0.0,
@@ -82,9 +87,9 @@ impl Demand {
             mean: 0.0,
         };
         for one in moving_partitions(reading) {
-            let arrival = arrival(one).unwrap_or(0.0);
+            let arrival = arrival(one).unwrap_or(0.0) * surge;
             let by_arrival = arrival / (rate_per_s * settings.utilisation);
-            let by_backlog = beyond_rest(one, settings) / (rate_per_s * settings.catch_up_s);
+            let by_backlog = beyond_rest(one, settings, surge) / (rate_per_s * settings.catch_up_s);
             demand.by_arrival += by_arrival;
             demand.by_backlog += by_backlog;
             demand.beyond_one_pod += (by_arrival + by_backlog - 1.0).max(0.0);
@@ -113,6 +118,15 @@ fn arrival(one: &Partition) -> Option<f64> {
 
 /// Records of a partition that wait, beyond those that are under way when nothing waits.
 #[expect(clippy::cast_precision_loss, reason = "records, far below 2^52")]
-fn beyond_rest(one: &Partition, settings: &Settings) -> f64 {
-    (one.lag as f64 - arrival(one).unwrap_or(0.0) * settings.in_flight_s).max(0.0)
+fn beyond_rest(one: &Partition, settings: &Settings, surge: f64) -> f64 {
+    (one.lag as f64 - arrival(one).unwrap_or(0.0) * surge * settings.in_flight_s).max(0.0)
+}
+
+/// What came in of late as a multiple of the partitions' means together; 1 when it is not more.
+/// How it is shared among the partitions is told by their means: a few seconds of one
+/// partition say little.
+pub(super) fn surge(reading: &Reading) -> f64 {
+    let mean: f64 = moving_partitions(reading).filter_map(arrival).sum();
+    let now = reading.arrival_now_per_s.filter(|now| now.is_finite() && mean > 0.0);
+    now.map_or(1.0, |now| (now / mean).clamp(1.0, SURGE_MAX))
 }

@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use super::rate::RateSource;
 
+/// A surge below this is what comes in a little unevenly.
+const SURGE_SHOWN: f64 = 1.1;
+
 /// What a decision came down to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -105,8 +108,10 @@ pub struct Explanation {
     pub members: u32,
     /// What it came down to.
     pub reason: Reason,
-    /// Records a second that come in; `None`: not known.
+    /// Records a second that come in, by their mean times `surge`; `None`: not known.
     pub arrival_per_s: Option<f64>,
+    /// What came in over the last few seconds as a multiple of the mean; 1 or more.
+    pub surge: f64,
     /// Records that are not committed, without those of stalled partitions.
     pub lag: u64,
     /// Of them, what is more than what is under way when nothing waits.
@@ -152,10 +157,14 @@ impl fmt::Display for Explanation {
             "{} replicas for {}, {} before, {} in the group. ",
             self.replicas, self.deployment, self.replicas_before, self.members
         )?;
+        let surge = match self.surge {
+            surge if surge >= SURGE_SHOWN => format!(" ({surge:.1} times the mean of late)"),
+            _ => String::new(),
+        };
         match self.arrival_per_s {
             Some(arrival) => write!(
                 out,
-                "{arrival:.0} records/s come in and a busy pod handles {:.0}/s ({}): {:.1} pods at {:.0} % busy. ",
+                "{arrival:.0} records/s come in{surge} and a busy pod handles {:.0}/s ({}): {:.1} pods at {:.0} % busy. ",
                 self.rate_per_s,
                 self.rate_source.in_words(),
                 self.wanted_by_arrival,

@@ -92,7 +92,7 @@ impl Rate {
     /// Records a second that a pod handled of late, and whether all of them had work all the
     /// time. `None`: pods came or went, or too little has been seen.
     fn seen(&mut self, reading: &Reading, settings: &Settings) -> Option<(f64, bool)> {
-        let backlog = Backlog::of(reading, settings);
+        let backlog = Backlog::of(reading, settings, 1.0);
         let now = Look {
             at: reading.at,
             replicas: reading.replicas,

@@ -7,6 +7,9 @@ use std::time::Duration;
 pub struct Reading {
     /// When it was taken, by a clock that only goes forward; where it begins does not matter.
     pub at: Duration,
+    /// Records a second that came in of late: over the last few seconds, in all partitions that
+    /// are not stalled. It sees a jump before the partitions' longer means do. `None`: not known.
+    pub arrival_now_per_s: Option<f64>,
     /// All partitions of all its topics.
     pub partitions: Vec<Partition>,
     /// Members of the group now.

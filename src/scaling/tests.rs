@@ -20,6 +20,7 @@ fn reading(at_s: u64, arrival_per_s: f64, lag: u64, replicas: u32) -> Reading {
         .collect();
     Reading {
         at: Duration::from_secs(at_s),
+        arrival_now_per_s: None,
         partitions,
         replicas,
         true_rate_per_s: Some(500.0),
@@ -43,10 +44,34 @@ fn what_comes_in_decides_without_a_backlog() {
 
 #[test]
 fn a_backlog_adds_pods() {
-    let decision = once(&reading(0, 2000.0, 4000 + 60_000, 6));
+    let decision = once(&reading(0, 2000.0, 4000 + 40_000, 6));
     assert!((decision.explanation.wanted_by_backlog - 4.0).abs() < 0.01);
-    assert_eq!((decision.replicas, decision.reason), (12, Reason::Backlog));
+    assert_eq!((decision.replicas, decision.reason), (10, Reason::Backlog));
     assert_eq!(once(&reading(0, 3200.0, 6400, 6)).reason, Reason::Arrival, "nothing waits");
+}
+
+#[test]
+fn a_jump_counts_before_the_mean_has_it() {
+    // 1,200/s for long, and 6,000/s for the last four of 30 seconds.
+    let mut jump = reading(0, 1840.0, 12_000, 6);
+    assert_eq!(once(&jump).replicas, 6, "by the mean alone");
+    jump.arrival_now_per_s = Some(6000.0);
+    let decision = once(&jump);
+    assert_eq!(decision.replicas, 15);
+    assert!((decision.explanation.surge - 6000.0 / 1840.0).abs() < 1e-9);
+    assert!(decision.explanation.to_string().starts_with(
+        "15 replicas for consumer-test-result-notification, 6 before, 6 in the group. 6000 records/s come in \
+         (3.3 times the mean of late) and a busy pod handles 500/s"
+    ));
+}
+
+#[test]
+fn a_lull_does_not_count_before_the_mean_has_it() {
+    let mut lull = reading(0, 3400.0, 6800, 10);
+    lull.arrival_now_per_s = Some(100.0);
+    let decision = once(&lull);
+    assert_eq!((decision.replicas, decision.reason), (10, Reason::Arrival));
+    assert!((decision.explanation.surge - 1.0).abs() < 1e-9);
 }
 
 #[test]
@@ -221,9 +246,9 @@ fn a_rate_that_the_brokers_contradict_does_not_count() {
 
 #[test]
 fn the_explanation_reads_as_a_text() {
-    let mut late = reading(0, 3000.0, 66_000, 6);
+    let mut late = reading(0, 3000.0, 46_020, 6);
     late.partitions[0].oldest_age_s = Some(9.0);
-    insta::assert_snapshot!(once(&late).explanation, @"15 replicas for consumer-test-result-notification, 6 before, 6 in the group. 3000 records/s come in and a busy pod handles 500/s (told by the pods): 7.5 pods at 80 % busy. 66000 records are not committed, the oldest for 9.0 s; 60000 of them wait, to be gone in 30 s: 4.0 pods. The rebalance: 0.5. Together 12.0; 15 carry it, and with 15 the fullest pod has 4 of 60 partitions. That is for what waits besides what comes in.");
+    insta::assert_snapshot!(once(&late).explanation, @"15 replicas for consumer-test-result-notification, 6 before, 6 in the group. 3000 records/s come in and a busy pod handles 500/s (told by the pods): 7.5 pods at 80 % busy. 46020 records are not committed, the oldest for 9.0 s; 40020 of them wait, to be gone in 20 s: 4.0 pods. The rebalance: 0.8. Together 12.3; 15 carry it, and with 15 the fullest pod has 4 of 60 partitions. That is for what waits besides what comes in.");
     let json = serde_json::to_value(once(&late).explanation).unwrap();
     assert_eq!(json["reason"], "backlog");
 }
@@ -241,10 +266,12 @@ prop_compose! {
              any::<bool>()), 0..80),
         seconds in 0_u64..1_000_000, replicas in any::<u32>(),
         true_rate_per_s in prop::option::of(prop::num::f64::ANY), circuit_open in any::<bool>(),
+        arrival_now_per_s in prop::option::of(prop::num::f64::ANY),
     ) -> Reading {
         let partitions = partitions.into_iter().zip(0..).map(|((lag, arrival_per_s, oldest_age_s, stalled), number)|
             Partition { topic: "t".to_owned(), number, lag, arrival_per_s, oldest_age_s, stalled }).collect();
-        Reading { at: Duration::from_secs(seconds), partitions, replicas, true_rate_per_s, circuit_open }
+        let at = Duration::from_secs(seconds);
+        Reading { at, arrival_now_per_s, partitions, replicas, true_rate_per_s, circuit_open }
     }
 }
 

@@ -7,20 +7,22 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use super::PARTITIONS;
-use super::group::Group;
+use super::group::{Group, Lane};
 use super::hpa::{Behavior, Hpa, SYNC_S};
 use super::score::Score;
 use super::trace::Trace;
 use crate::scaling::{Decider, Partition, Reading, Settings};
 
 /// The scaler reads the brokers so often (`scaler.interval_ms`).
-const READ_EVERY_S: u32 = 5;
+const READ_EVERY_S: u32 = 2;
 /// It answers an error when it has not read for so long (`scaler.stale_after_ms`).
 const STALE_AFTER_S: u32 = 30;
 /// Arrival is a mean over this time.
 const SPAN_S: u32 = 30;
+/// And over this time of late, for all partitions together.
+const OF_LATE_S: u32 = 4;
 /// A commit that has not moved for so long is that of a stalled partition.
-const STALLED_AFTER_S: u32 = 60;
+const STALLED_AFTER_S: u32 = 30;
 /// Points of a drawn line.
 const POINTS: u32 = 240;
 
@@ -73,11 +75,17 @@ impl Scaler {
             lag: lane.lag(),
             arrival_per_s: first.map(|(then, highs)| per_s(lane.high - highs[index], at - then)),
             oldest_age_s: lane.oldest().map(|arrived| f64::from(at - arrived)),
-            stalled: lane.lag() > 0 && lane.owner.is_some() && at - lane.moved_at > STALLED_AFTER_S,
+            stalled: stalled(lane, at),
         });
+        let late = self.highs.iter().rev().find(|(then, _)| at - then >= OF_LATE_S);
+        let arrived = |then: u32, highs: &[u64]| {
+            let moving = group.lanes.iter().zip(highs).filter(|(lane, _)| !stalled(lane, at));
+            per_s(moving.map(|(lane, high)| lane.high - high).sum(), at - then)
+        };
         let noise = self.noise.random_range(0.95..1.05);
         let reading = Reading {
             at: Duration::from_secs(at.into()),
+            arrival_now_per_s: late.map(|(then, highs)| arrived(*then, highs)),
             partitions: partitions.collect(),
             replicas: group.members(),
             true_rate_per_s: trace.told_per_s(at).map(|rate| rate * noise),
@@ -91,6 +99,10 @@ impl Scaler {
         let (then, replicas) = self.decided?;
         (at - then <= STALE_AFTER_S).then_some((f64::from(replicas), 1.0))
     }
+}
+
+fn stalled(lane: &Lane, at: u32) -> bool {
+    lane.lag() > 0 && lane.owner.is_some() && at - lane.moved_at > STALLED_AFTER_S
 }
 
 /// One run; `points`: whether it is to be drawn.
@@ -131,7 +143,7 @@ fn at_first(trace: Trace, behavior: Behavior) -> u32 {
 
 #[expect(clippy::cast_precision_loss, reason = "records, far below 2^52")]
 fn lag(group: &Group) -> f64 {
-    group.lanes.iter().map(super::group::Lane::lag).sum::<u64>() as f64
+    group.lanes.iter().map(Lane::lag).sum::<u64>() as f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "records, far below 2^52")]
@@ -143,10 +155,5 @@ fn point(at: u32, trace: Trace, group: &Group) -> Point {
     let counted = |index: &usize| Some(*index) != trace.left_out();
     let lanes = (0..PARTITIONS).filter(counted).map(|index| &group.lanes[index]);
     let oldest_s = lanes.clone().filter_map(|lane| lane.oldest().map(|arrived| at - arrived)).max();
-    Point {
-        at,
-        oldest_s: oldest_s.unwrap_or(0),
-        lag: lanes.map(super::group::Lane::lag).sum(),
-        pods: group.pods(),
-    }
+    Point { at, oldest_s: oldest_s.unwrap_or(0), lag: lanes.map(Lane::lag).sum(), pods: group.pods() }
 }

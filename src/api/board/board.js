@@ -41,7 +41,8 @@ function duration(seconds) {
   return `${Math.round(seconds / 3600)} h`;
 }
 
-const drain = (seconds) => (seconds === -1 ? "never" : duration(seconds));
+/** Time to drain. A lag that does not fall is bad news only when its topic is late or stands. */
+const drain = (seconds, late) => (seconds !== -1 ? duration(seconds) : late ? "never" : "not falling");
 const words = (name) => name.replaceAll("_", " ");
 
 // One slow call of a provider looks like a stall, for a while.
@@ -289,8 +290,9 @@ function drawTopic(it, topic) {
   values.oldest.className = (topic.oldest_s ?? 0) > OBJECTIVE_S ? "late" : "";
   say(values.in, rate(topic.arrival_per_s));
   say(values.out, rate(topic.done_per_s));
-  say(values["drained in"], drain(topic.drain_s));
-  values["drained in"].className = topic.drain_s === -1 ? "late" : "";
+  const late = levelOf(topic.state, topic.oldest_s) === "late";
+  say(values["drained in"], drain(topic.drain_s, late));
+  values["drained in"].className = late && topic.drain_s === -1 ? "late" : "";
   one.partitions = topic.partitions;
   while (one.cells.length < topic.partitions.length) {
     const index = one.cells.length;
